@@ -1,0 +1,194 @@
+"""Records (§3.3): ``build_x`` gives bytes, ``parse_x`` takes exactly one body.
+
+Nothing in here holds state or does I/O.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import NamedTuple
+
+from ..errors import RemoteProtocolError
+from .constants import (
+    HEADER_LEN,
+    KEEP_CONN,
+    MAX_CONTENT_LENGTH,
+    NULL_REQUEST_ID,
+    VERSION_1,
+    ProtocolStatus,
+    RecordType,
+)
+
+__all__ = [
+    "HEADER",
+    "BeginRequest",
+    "EndRequest",
+    "Header",
+    "build_abort_request",
+    "build_begin_request",
+    "build_end_request",
+    "build_header",
+    "build_record",
+    "build_stream",
+    "build_unknown_type",
+    "parse_begin_request",
+    "parse_end_request",
+    "parse_header",
+]
+
+HEADER = Struct("!BBHHBx")
+"""version, record type, request id, content length, padding length, reserved."""
+_BEGIN = Struct("!HB5x")
+_END = Struct("!iB3x")
+_END_RECORD = Struct("!BBHHBxiB3x")
+
+STREAM_CHUNK = 65528
+"""Content bytes a record of a long stream: the greatest multiple of eight."""
+
+
+class Header(NamedTuple):
+    """A record header (§3.3)."""
+
+    version: int
+    record_type: int
+    request_id: int
+    content_length: int
+    padding_length: int
+
+
+class BeginRequest(NamedTuple):
+    """Body of a begin-request record (§5.1)."""
+
+    role: int
+    flags: int
+
+    @property
+    def keep_conn(self) -> bool:
+        """Whether the web server wants the connection kept after the end."""
+        return bool(self.flags & KEEP_CONN)
+
+
+class EndRequest(NamedTuple):
+    """Body of an end-request record (§5.5)."""
+
+    app_status: int
+    protocol_status: int
+
+
+def build_header(
+    record_type: int, request_id: int, content_length: int, padding_length: int = 0
+) -> bytes:
+    """Build the eight bytes of a record header."""
+    return HEADER.pack(
+        VERSION_1, record_type, request_id, content_length, padding_length
+    )
+
+
+def parse_header(data: bytes | bytearray | memoryview, offset: int = 0) -> Header:
+    """Parse eight bytes at ``offset``.
+
+    Raises:
+        RemoteProtocolError: fewer than eight bytes are there. The version is not
+            checked: the connection does that, which knows what to do then.
+    """
+    if len(data) - offset < HEADER_LEN:
+        raise RemoteProtocolError(
+            f"record header cut off after {len(data) - offset} bytes", section="3.3"
+        )
+    return Header(*HEADER.unpack_from(data, offset))
+
+
+def build_record(
+    record_type: int, request_id: int, content: bytes = b"", padding_length: int = 0
+) -> bytes:
+    """Build one whole record; ``content`` is at most 65,535 bytes."""
+    if len(content) > MAX_CONTENT_LENGTH:
+        raise ValueError(
+            f"content of {len(content)} bytes, a record holds {MAX_CONTENT_LENGTH}"
+        )
+    return (
+        HEADER.pack(VERSION_1, record_type, request_id, len(content), padding_length)
+        + content
+        + bytes(padding_length)
+    )
+
+
+def build_stream(
+    record_type: int, request_id: int, data: bytes, *, end: bool = False
+) -> bytes:
+    """Build the stream records (§3.3) that carry ``data``; ``end`` adds the empty one."""
+    parts = []
+    for start in range(0, len(data), STREAM_CHUNK):
+        piece = data[start : start + STREAM_CHUNK]
+        parts.append(HEADER.pack(VERSION_1, record_type, request_id, len(piece), 0))
+        parts.append(piece)
+    if end:
+        parts.append(HEADER.pack(VERSION_1, record_type, request_id, 0, 0))
+    return b"".join(parts)
+
+
+def build_begin_request(
+    request_id: int, role: int, *, keep_conn: bool = False
+) -> bytes:
+    """Build a begin-request record (§5.1); the web server's side."""
+    body = _BEGIN.pack(role, KEEP_CONN if keep_conn else 0)
+    return build_record(RecordType.BEGIN_REQUEST, request_id, body)
+
+
+def parse_begin_request(content: bytes) -> BeginRequest:
+    """Parse the eight bytes of a begin-request body (§5.1).
+
+    Raises:
+        RemoteProtocolError: the body is not eight bytes long.
+    """
+    if len(content) != _BEGIN.size:
+        raise RemoteProtocolError(
+            f"begin-request body of {len(content)} bytes, not 8", section="5.1"
+        )
+    return BeginRequest(*_BEGIN.unpack(content))
+
+
+def build_abort_request(request_id: int) -> bytes:
+    """Build an abort-request record (§5.4); the web server's side."""
+    return build_record(RecordType.ABORT_REQUEST, request_id)
+
+
+def build_end_request(
+    request_id: int,
+    app_status: int = 0,
+    protocol_status: int = ProtocolStatus.REQUEST_COMPLETE,
+) -> bytes:
+    """Build an end-request record (§5.5).
+
+    ``app_status`` is taken modulo 2**32, as the exit status of a C program that is
+    stored in the record's 32-bit field.
+    """
+    signed = (app_status + 0x80000000) % 0x100000000 - 0x80000000
+    return _END_RECORD.pack(
+        VERSION_1,
+        RecordType.END_REQUEST,
+        request_id,
+        _END.size,
+        0,
+        signed,
+        protocol_status,
+    )
+
+
+def parse_end_request(content: bytes) -> EndRequest:
+    """Parse the eight bytes of an end-request body (§5.5).
+
+    Raises:
+        RemoteProtocolError: the body is not eight bytes long.
+    """
+    if len(content) != _END.size:
+        raise RemoteProtocolError(
+            f"end-request body of {len(content)} bytes, not 8", section="5.5"
+        )
+    return EndRequest(*_END.unpack(content))
+
+
+def build_unknown_type(record_type: int) -> bytes:
+    """Build the answer to a management record that we do not know (§4.2)."""
+    body = bytes([record_type]) + bytes(7)
+    return build_record(RecordType.UNKNOWN_TYPE, NULL_REQUEST_ID, body)

@@ -1,0 +1,509 @@
+"""One transport connection from a web server, as bytes in and events out.
+
+The parser belongs to the connection and never to a request: every record is
+consumed to its last byte of padding, whoever it is for and whether or not anybody
+wants its content. That one rule is the cure for most of what libfcgi is known to
+get wrong on kept connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from ..codec.constants import (
+    FCGI_MAX_CONNS,
+    FCGI_MAX_REQS,
+    FCGI_MPXS_CONNS,
+    HEADER_LEN,
+    KEEP_CONN,
+    MAX_CONTENT_LENGTH,
+    NULL_REQUEST_ID,
+    VERSION_1,
+    ProtocolStatus,
+    RecordType,
+    Role,
+)
+from ..codec.params import build_params, check_params, parse_params
+from ..codec.records import (
+    HEADER,
+    STREAM_CHUNK,
+    build_end_request,
+    build_header,
+    build_record,
+    build_unknown_type,
+    parse_begin_request,
+)
+from ..errors import LimitError, LocalProtocolError, RemoteProtocolError
+from .events import (
+    AbortReceived,
+    DataEnded,
+    DataReceived,
+    Event,
+    ParamsReceived,
+    RequestRefused,
+    StdinEnded,
+    StdinReceived,
+)
+from .limits import Limits
+from .state import IGNORE, TABLE, RequestState, State
+
+__all__ = ["DEFAULT_VALUES", "Connection"]
+
+DEFAULT_VALUES: Mapping[bytes, bytes] = {
+    FCGI_MAX_CONNS: b"1",
+    FCGI_MAX_REQS: b"1",
+    FCGI_MPXS_CONNS: b"0",
+}
+_DEFAULT_LIMITS = Limits()
+_unpack_header = HEADER.unpack_from
+
+# A method of Connection that takes (request, request_id, record_type, content, events).
+_Handler = Callable[..., None]
+
+
+class Connection:
+    """The state of one connection; see the module's docstring.
+
+    ``receive_data`` and ``receive_eof`` take what the socket gave and return events.
+    ``data_to_send`` drains what those calls owe the web server at once (answers to
+    management records). ``stdout``, ``stderr`` and ``end_request`` give the bytes of
+    a response, for the caller to send in that order.
+
+    Args:
+        limits: what to refuse.
+        values: the answers to GET_VALUES (§4.1), name to value; kept by reference.
+    """
+
+    __slots__ = (
+        "_left",
+        "_pending",
+        "_replies",
+        "_requests",
+        "_skip",
+        "_stream",
+        "error",
+        "limits",
+        "values",
+    )
+
+    def __init__(
+        self,
+        limits: Limits = _DEFAULT_LIMITS,
+        values: Mapping[bytes, bytes] = DEFAULT_VALUES,
+    ) -> None:
+        self.limits = limits
+        self.values = values
+        self.error: RemoteProtocolError | None = None
+        """The violation that ended the connection's input, if one did."""
+        # By id, the latest request that had it; dropped when both sides are done.
+        self._requests: dict[int, RequestState] = {}
+        self._pending = b""  # a record of which not all content has come
+        self._stream: RequestState | None = None  # whose content is coming in pieces
+        self._left = 0  # bytes of that content still to come
+        self._skip = 0  # then so many bytes of padding
+        self._replies: list[bytes] = []
+
+    # Receiving
+
+    def receive_data(self, data: bytes) -> list[Event]:
+        """Take bytes from the web server, cut anywhere; return what they mean.
+
+        Raises:
+            RemoteProtocolError: the web server broke the specification or passed a
+                limit. Nothing else is ever raised, whatever the bytes. Events before
+                the violation are returned first: the error is then in ``error`` and
+                is raised by the next call.
+        """
+        events: list[Event] = []
+        if self.error is not None:
+            raise self.error
+        try:
+            self._receive(data, events)
+        except RemoteProtocolError as error:
+            self.error = error
+            if not events:
+                raise
+        return events
+
+    def receive_eof(self) -> list[RequestState]:
+        """Take the end of the connection; return the requests whose input it cut off.
+
+        The rest of the active requests have all their input and may still be answered.
+        """
+        cut = [r for r in self._requests.values() if not r.input_ended and not r.ended]
+        for request in cut:
+            request.state = State.ENDED
+        return cut
+
+    def data_to_send(self) -> bytes:
+        """Return, once, the answers to management records that are due."""
+        if not self._replies:
+            return b""
+        data = b"".join(self._replies)
+        self._replies.clear()
+        return data
+
+    @property
+    def mid_record(self) -> bool:
+        """Whether the last byte received was inside a record."""
+        return bool(self._pending or self._left or self._skip)
+
+    @property
+    def receiving(self) -> bool:
+        """Whether some request has begun of which not all input is in."""
+        for request in self._requests.values():
+            if not (request.input_ended or request.ended):
+                return True
+        return False
+
+    # Sending
+
+    def stdout(
+        self, request: RequestState, data: bytes | bytearray | memoryview
+    ) -> list[Any]:
+        """Return the buffers of the STDOUT records that carry ``data``, uncopied."""
+        return self._stream_records(RecordType.STDOUT, request, data)
+
+    def stderr(
+        self, request: RequestState, data: bytes | bytearray | memoryview
+    ) -> list[Any]:
+        """Return the buffers of the STDERR records that carry ``data``, uncopied."""
+        return self._stream_records(RecordType.STDERR, request, data)
+
+    def _stream_records(
+        self,
+        record_type: int,
+        request: RequestState,
+        data: bytes | bytearray | memoryview,
+    ) -> list[Any]:
+        if request.ended:
+            raise LocalProtocolError(
+                "output after end-request", request_id=request.request_id, section="5.5"
+            )
+        request_id = request.request_id
+        size = len(data)
+        if size <= MAX_CONTENT_LENGTH:
+            # An empty record would be the end of the stream (§3.3).
+            return [build_header(record_type, request_id, size), data] if size else []
+        view = memoryview(data)
+        buffers: list[Any] = []
+        full = build_header(record_type, request_id, STREAM_CHUNK)
+        for start in range(0, size - STREAM_CHUNK + 1, STREAM_CHUNK):
+            buffers += (full, view[start : start + STREAM_CHUNK])
+        rest = size % STREAM_CHUNK
+        if rest:
+            buffers += (
+                build_header(record_type, request_id, rest),
+                view[size - rest :],
+            )
+        return buffers
+
+    def end_request(
+        self,
+        request: RequestState,
+        app_status: int = 0,
+        protocol_status: int = ProtocolStatus.REQUEST_COMPLETE,
+        *,
+        stderr_used: bool = False,
+    ) -> bytes:
+        """Return the end of a response: streams' ends and end-request, in one piece.
+
+        The order is empty STDERR (if anything went out on it: HAProxy dies without),
+        empty STDOUT, END_REQUEST.
+
+        Raises:
+            LocalProtocolError: the request has been ended before.
+        """
+        if request.ended:
+            raise LocalProtocolError(
+                "second end-request", request_id=request.request_id, section="5.5"
+            )
+        request_id = request.request_id
+        request.ended = True
+        if request.state == State.COMPLETE:
+            if self._requests.get(request_id) is request:
+                del self._requests[request_id]
+        else:
+            request.state = State.ENDED
+        end = build_header(RecordType.STDOUT, request_id, 0) + build_end_request(
+            request_id, app_status, protocol_status
+        )
+        if stderr_used:
+            end = build_header(RecordType.STDERR, request_id, 0) + end
+        return end
+
+    # Records
+
+    def _receive(self, data: bytes, events: list[Event]) -> None:
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        end = len(data)
+        position = self._continue(data, events) if self._left or self._skip else 0
+        requests = self._requests
+        while end - position >= HEADER_LEN:
+            version, record_type, request_id, length, padding = _unpack_header(
+                data, position
+            )
+            if version != VERSION_1:
+                raise RemoteProtocolError(
+                    f"record version {version}, not 1", section="3.3"
+                )
+            start = position + HEADER_LEN
+            stop = start + length
+            request = requests.get(request_id)
+            if stop > end:
+                if not self._begin_pieces(record_type, request, stop - end, padding):
+                    break
+                stop = end
+                padding = 0
+                if start == end:  # empty here is not the end of the stream
+                    position = end
+                    break
+            self._record(record_type, request_id, request, data[start:stop], events)
+            position = stop + padding
+        if position > end:
+            self._skip = position - end
+        elif position < end:
+            self._pending = data[position:]
+        if requests:
+            self._check_unfinished_params()
+
+    def _continue(self, data: bytes, events: list[Event]) -> int:
+        """Go on with a record whose content came in pieces; return the position."""
+        position = 0
+        if self._left:
+            piece = data[: self._left]
+            position = len(piece)
+            self._left -= position
+            request = self._stream
+            assert request is not None
+            if not piece:
+                pass
+            elif request.state == State.STDIN:
+                events.append(StdinReceived(request, piece))
+            elif request.state == State.DATA:
+                events.append(DataReceived(request, piece))
+            if self._left:
+                return position
+            self._stream = None
+        skipped = min(self._skip, len(data) - position)
+        self._skip -= skipped
+        return position + skipped
+
+    def _begin_pieces(
+        self, record_type: int, request: RequestState | None, missing: int, padding: int
+    ) -> bool:
+        """Whether the content of this unfinished record may be passed on in pieces."""
+        if (
+            request is not None
+            and (record_type == RecordType.STDIN or record_type == RecordType.DATA)
+            and TABLE[request.state][record_type] in ("stdin", "data")
+        ):
+            self._stream = request
+            self._left = missing
+            self._skip = padding
+            return True
+        return False
+
+    def _record(
+        self,
+        record_type: int,
+        request_id: int,
+        request: RequestState | None,
+        content: bytes,
+        events: list[Event],
+    ) -> None:
+        if request_id == NULL_REQUEST_ID:
+            self._management(record_type, content)
+            return
+        state = State.INACTIVE if request is None else request.state
+        handler = _DISPATCH[state].get(record_type)
+        if handler is not None:
+            handler(self, request, request_id, record_type, content, events)
+        elif TABLE[state].get(record_type, IGNORE) is not IGNORE:
+            assert request is not None
+            self._out_of_order(record_type, request)
+
+    def _out_of_order(self, record_type: int, request: RequestState) -> NoReturn:
+        raise RemoteProtocolError(
+            f"{RecordType(record_type).name} record while"
+            f" {State(request.state).name} is due",
+            request_id=request.request_id,
+            section="6.1",
+        )
+
+    def _management(self, record_type: int, content: bytes) -> None:
+        if record_type == RecordType.GET_VALUES:
+            self._get_values(content)
+        elif record_type == RecordType.BEGIN_REQUEST:
+            raise RemoteProtocolError(
+                "begin-request with the null request id", section="3.3"
+            )
+        elif record_type != RecordType.UNKNOWN_TYPE:
+            # §4.2; never in answer to an answer, or two peers could do so for ever.
+            self._replies.append(build_unknown_type(record_type))
+
+    def _get_values(self, content: bytes) -> None:
+        """Answer each known name once, in the order asked (§4.1, W9, W12)."""
+        values = self.values
+        asked = dict.fromkeys(name for name, _ in parse_params(content))
+        known = [(name, values[name]) for name in asked if name in values]
+        answer = build_params(known)
+        padding = -len(answer) % 8
+        self._replies.append(
+            build_record(RecordType.GET_VALUES_RESULT, NULL_REQUEST_ID, answer, padding)
+        )
+
+    def _begin(
+        self,
+        _: RequestState | None,
+        request_id: int,
+        record_type: int,
+        content: bytes,
+        events: list[Event],
+    ) -> None:
+        role, flags = parse_begin_request(content)
+        request = RequestState(request_id, role, bool(flags & KEEP_CONN))
+        if not Role.RESPONDER <= role <= Role.FILTER:
+            status = ProtocolStatus.UNKNOWN_ROLE
+        elif len(self._requests) >= self.limits.max_requests:
+            status = ProtocolStatus.OVERLOADED
+        else:
+            self._requests[request_id] = request
+            return
+        request.state = State.ENDED
+        self._requests[request_id] = request
+        events.append(RequestRefused(request, status))
+
+    def _abort(
+        self,
+        request: RequestState,
+        request_id: int,
+        record_type: int,
+        content: bytes,
+        events: list[Event],
+    ) -> None:
+        # Nothing more is owed: what still comes for the id is late, and so skipped.
+        request.state = State.COMPLETE
+        request.params_parts.clear()
+        events.append(AbortReceived(request))
+
+    def _params(
+        self,
+        request: RequestState,
+        request_id: int,
+        record_type: int,
+        content: bytes,
+        events: list[Event],
+    ) -> None:
+        if content:
+            request.params_parts.append(content)
+            request.params_size += len(content)
+            if request.params_size > self.limits.max_params_bytes:
+                raise LimitError(
+                    f"more than {self.limits.max_params_bytes} bytes of PARAMS",
+                    request_id=request_id,
+                    section="6.2",
+                )
+            return
+        pairs = self._parse_params(request)
+        if request.role == Role.AUTHORIZER:
+            request.state = State.COMPLETE  # no server sends it any STDIN
+        else:
+            request.state = State.STDIN
+        events.append(ParamsReceived(request, pairs))
+
+    def _parse_params(self, request: RequestState) -> list[tuple[bytes, bytes]]:
+        parts = request.params_parts
+        content = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        try:
+            pairs = parse_params(content)
+        except RemoteProtocolError as error:
+            error.request_id = request.request_id
+            raise
+        if len(pairs) > self.limits.max_params:
+            raise LimitError(
+                f"{len(pairs)} params, the limit is {self.limits.max_params}",
+                request_id=request.request_id,
+                section="6.2",
+            )
+        return pairs
+
+    def _check_unfinished_params(self) -> None:
+        """Refuse a length that can never be kept, without waiting for its bytes (W19)."""
+        for request in self._requests.values():
+            if request.state == State.PARAMS and request.params_parts:
+                content = b"".join(request.params_parts)
+                request.params_parts[:] = [content]
+                try:
+                    request.params_checked = check_params(
+                        content, request.params_checked, self.limits.max_params_bytes
+                    )
+                except LimitError as error:
+                    error.request_id = request.request_id
+                    raise
+
+    def _stdin(
+        self,
+        request: RequestState,
+        request_id: int,
+        record_type: int,
+        content: bytes,
+        events: list[Event],
+    ) -> None:
+        if content:
+            events.append(StdinReceived(request, content))
+            return
+        if request.role == Role.FILTER:
+            request.state = State.DATA
+        else:
+            request.state = State.COMPLETE
+        events.append(StdinEnded(request))
+
+    def _data(
+        self,
+        request: RequestState,
+        request_id: int,
+        record_type: int,
+        content: bytes,
+        events: list[Event],
+    ) -> None:
+        if content:
+            events.append(DataReceived(request, content))
+        else:
+            request.state = State.COMPLETE
+            events.append(DataEnded(request))
+
+    def _discard(
+        self,
+        request: RequestState,
+        request_id: int,
+        record_type: int,
+        content: bytes,
+        events: list[Event],
+    ) -> None:
+        """Forget an id that we have ended once its input has ended as well."""
+        last = RecordType.DATA if request.role == Role.FILTER else RecordType.STDIN
+        if not content and record_type == last:
+            del self._requests[request_id]
+
+
+_ACTIONS: dict[str, _Handler] = {
+    "begin": Connection._begin,
+    "abort": Connection._abort,
+    "params": Connection._params,
+    "stdin": Connection._stdin,
+    "data": Connection._data,
+    "discard": Connection._discard,
+}
+_DISPATCH: list[dict[int, _Handler]] = [
+    {
+        int(record_type): _ACTIONS[action]
+        for record_type, action in TABLE[state].items()
+        if action in _ACTIONS
+    }
+    for state in State
+]
