@@ -1,0 +1,399 @@
+"""Many connections in, one ready request after the other out.
+
+The acceptor waits on the listening sockets and on every connection at once, so that
+no connection, kept open or slow, ever keeps another from being served. It takes a new
+connection only when it has nothing else to serve: the next process of a pool may be
+free when this one is not.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any
+
+from ._log import log_warning
+from .codec.constants import FCGI_MAX_CONNS, FCGI_MAX_REQS, FCGI_MPXS_CONNS
+from .request import Request
+from .settings import Settings
+from .transport import Transport
+
+__all__ = ["Acceptor"]
+
+Admission = Callable[[int, Any], bool]
+"""(address family, peer address) → whether that peer may connect."""
+
+# Errors of accept(2) that mean this connection, or that say to try again at once.
+_PASSING = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EAGAIN",
+        "ECONNABORTED",
+        "ECONNRESET",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "EINTR",
+        "ENETDOWN",
+        "ENETUNREACH",
+        "ENONET",
+        "ENOPROTOOPT",
+        "EOPNOTSUPP",
+        "EPERM",
+        "EPROTO",
+        "ETIMEDOUT",
+    )
+    if hasattr(errno, name)
+)
+_FIRST_PAUSE = 0.05  # seconds without accept when the process is out of descriptors
+_LONGEST_PAUSE = 1.0
+
+_Place = dict[Transport, float]
+
+
+class Acceptor:
+    """See the module's docstring.
+
+    Args:
+        listeners: listening sockets; owned, made non-blocking, closed by ``stop``.
+        settings: times and limits.
+        admits: who may connect; None: everybody.
+    """
+
+    def __init__(
+        self,
+        listeners: list[socket.socket],
+        settings: Settings,
+        admits: Admission | None = None,
+    ) -> None:
+        self._settings = settings
+        self._admits = admits
+        self._listeners = listeners
+        self._selector = selectors.DefaultSelector()
+        self._ready: deque[Request] = deque()
+        self._connections: set[Transport] = set()
+        # Where a connection may wait, oldest first, with its deadline (0: none).
+        self._first: _Place = {}
+        self._coming: _Place = {}
+        self._idle: _Place = {}
+        self._lingering: _Place = {}
+        self._stopping = False
+        self._passed_over = False
+        self._paused_until = 0.0
+        self._pause = _FIRST_PAUSE
+        self._values = _values(settings)
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        os.set_blocking(self._wake_out, False)
+        self._selector.register(self._wake_in, selectors.EVENT_READ, None)
+        for listener in listeners:
+            listener.setblocking(False)
+            self._selector.register(listener, selectors.EVENT_READ, listener)
+
+    # For the loop
+
+    def next_request(self, timeout: float | None = None) -> Request | None:
+        """Wait for the next request; None when ``stop`` was asked and all is done.
+
+        Raises:
+            TimeoutError: ``timeout`` seconds have passed without one.
+        """
+        until = None if timeout is None else monotonic() + timeout
+        while True:
+            while self._ready:
+                request = self._ready.popleft()
+                if not request.finished:
+                    request.running = True
+                    return request
+            if self._stopping:
+                self._drain()
+                if not self._ready:
+                    self.close()
+                    return None
+                continue
+            if until is not None and monotonic() >= until:
+                raise TimeoutError(f"no request came within {timeout:g} s")
+            self._turn(until)
+
+    def stop(self) -> None:
+        """Ask for the end: safe in signal handlers and from any thread."""
+        self._stopping = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let a waiting ``next_request`` look around; safe in signal handlers."""
+        try:
+            os.write(self._wake_out, b"\0")
+        except OSError:  # full (then it wakes anyway) or closed
+            return
+
+    @property
+    def wake_descriptor(self) -> int:
+        """A non-blocking descriptor to write a byte to, for ``signal.set_wakeup_fd``."""
+        return self._wake_out
+
+    @property
+    def stopping(self) -> bool:
+        """Whether ``stop`` has been asked."""
+        return self._stopping
+
+    def settle(self, transport: Transport) -> None:
+        """Put a connection where it belongs after anything has happened to it."""
+        if transport.closed:
+            return
+        if transport.lingering:
+            idle = self._settings.linger_idle
+            self._put(transport, self._lingering, idle, transport.until)
+        elif transport.paused or transport.eof:
+            self._put(transport, None)
+            if transport.registered:
+                transport.registered = False
+                self._selector.unregister(transport.fd)
+            return
+        elif transport.requests:
+            self._put(transport, None)
+        elif transport.begun:
+            wait = self._settings.params_timeout
+            self._put(transport, self._coming, wait)
+        elif transport.seen_bytes:
+            self._put(transport, self._idle, self._settings.keep_timeout)
+        else:
+            self._put(transport, self._first, self._settings.first_byte_timeout)
+        if not transport.registered:
+            transport.registered = True
+            self._selector.register(transport.fd, selectors.EVENT_READ, transport)
+
+    # For the connections
+
+    def request_ready(self, request: Request) -> bool:
+        """Queue a request that may run; False when too many are waiting."""
+        if len(self._ready) >= self._settings.max_queued:
+            return False
+        self._ready.append(request)
+        return True
+
+    def transport_closed(self, transport: Transport) -> None:
+        """Forget a connection that is about to close its socket."""
+        self._connections.discard(transport)
+        self._put(transport, None)
+        if transport.registered:
+            transport.registered = False
+            self._selector.unregister(transport.fd)
+
+    # One turn
+
+    def _turn(self, until: float | None) -> None:
+        """Wait for something to happen, and handle all of it."""
+        connect_on: list[socket.socket] = []
+        for key, _ in self._selector.select(self._time_to_wait(until)):
+            owner = key.data
+            if type(owner) is Transport:
+                owner.receive()
+                self.settle(owner)
+            elif owner is None:
+                self._clear_wake()
+            else:
+                connect_on.append(owner)
+        if self._first or self._coming or self._lingering or self._idle:
+            self._expire()
+        for listener in connect_on:
+            self._consider(listener)
+        if self._paused_until and monotonic() >= self._paused_until:
+            self._resume_accepting()
+
+    def _time_to_wait(self, until: float | None) -> float | None:
+        """Seconds until the nearest deadline; None without one."""
+        nearest = until
+        for place in (self._first, self._coming, self._idle, self._lingering):
+            if place:
+                deadline = next(iter(place.values()))
+                if deadline and (nearest is None or deadline < nearest):
+                    nearest = deadline
+        if self._paused_until and (nearest is None or self._paused_until < nearest):
+            nearest = self._paused_until
+        return None if nearest is None else max(0.0, nearest - monotonic())
+
+    def _clear_wake(self) -> None:
+        try:
+            os.read(self._wake_in, 4096)
+        except BlockingIOError:
+            return
+
+    def _put(
+        self,
+        transport: Transport,
+        place: _Place | None,
+        wait: float = 0.0,
+        latest: float = 0.0,
+    ) -> None:
+        """Move a connection to the end of ``place``, due in ``wait`` seconds."""
+        if transport.place is not None:
+            transport.place.pop(transport, None)
+        transport.place = place
+        if place is not None:
+            deadline = monotonic() + wait if wait else 0.0
+            place[transport] = min(deadline, latest) if latest else deadline
+
+    def _expire(self) -> None:
+        """Close the connections whose deadline has passed."""
+        now = 0.0
+        for place, what in (
+            (self._first, "sent nothing"),
+            (self._coming, "sent part of a request and then nothing"),
+            (self._idle, ""),
+            (self._lingering, ""),
+        ):
+            while place:
+                transport, deadline = next(iter(place.items()))
+                now = now or monotonic()
+                if not deadline or deadline > now:
+                    break
+                if what:
+                    log_warning(
+                        "connection from %s %s; closed", transport.peer_name, what
+                    )
+                transport.give_up()
+
+    # Accepting
+
+    def _consider(self, listener: socket.socket) -> None:
+        """Take a new connection if nothing else waits, or if it had to wait before.
+
+        Without the second rule one busy kept connection would shut all others out.
+        """
+        if self._stopping:
+            return
+        if self._ready and not self._passed_over:
+            self._passed_over = True
+            return
+        self._passed_over = False
+        self._accept(listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, peer = listener.accept()
+        except OSError as error:
+            self._accept_failed(error)
+            return
+        self._pause = _FIRST_PAUSE
+        if sock.gettimeout() is not None:  # by socket.setdefaulttimeout
+            sock.settimeout(None)  # every call that must not wait says so itself
+        if self._admits is not None and not self._admits(sock.family, peer):
+            log_warning(
+                "connection from %s refused: not in FCGI_WEB_SERVER_ADDRS",
+                peer[0] if peer and sock.family != socket.AF_UNIX else "a Unix socket",
+            )
+            sock.close()
+            return
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport = Transport(sock, peer, self._settings, self._values, self)
+        self._connections.add(transport)
+        # The request is nearly always there already: one look saves a registration.
+        transport.receive()
+        if not transport.requests or transport.begun:
+            self.settle(transport)  # else its request is about to be served
+        if len(self._connections) > self._settings.max_connections:
+            self._close_oldest_idle()
+
+    def _accept_failed(self, error: OSError) -> None:
+        """Another process was faster, the peer has gone, or we are out of something."""
+        if error.errno in _PASSING:
+            return
+        if self._close_oldest_idle():
+            return
+        if self._pause == _FIRST_PAUSE:
+            log_warning("accept: %s; trying again", error)
+        self._paused_until = monotonic() + self._pause
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        for listener in self._listeners:
+            self._selector.unregister(listener)
+
+    def _resume_accepting(self) -> None:
+        self._paused_until = 0.0
+        if not self._stopping:
+            for listener in self._listeners:
+                self._selector.register(listener, selectors.EVENT_READ, listener)
+
+    def _close_oldest_idle(self) -> bool:
+        """Make room: close the kept connection that is unused longest."""
+        for transport in self._idle:
+            transport.close()
+            return True
+        return False
+
+    # The end
+
+    def _drain(self) -> None:
+        """Take nothing new; wait, within bounds, for what is on its way.
+
+        Requests that web servers have sent already on kept connections are served.
+        """
+        self._close_listeners()
+        until = monotonic() + self._settings.stop_timeout
+        self._sweep()
+        for transport in list(self._connections):
+            transport.refuse_keeping()
+        while not self._ready and self._connections and monotonic() < until:
+            self._turn(until)
+
+    def _sweep(self) -> None:
+        """Read, without waiting, whatever the connections have for us."""
+        for key, _ in self._selector.select(0):
+            if type(key.data) is Transport:
+                key.data.receive()
+                self.settle(key.data)
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            if not self._paused_until:
+                self._selector.unregister(listener)
+            listener.close()
+        self._listeners = []
+        self._paused_until = 0.0
+
+    def close(self) -> None:
+        """Close everything; what was not answered is lost."""
+        self._close_listeners()
+        for transport in list(self._connections):
+            transport.close()
+        if self._wake_in >= 0:
+            self._selector.close()
+            os.close(self._wake_in)
+            os.close(self._wake_out)
+            self._wake_in = self._wake_out = -1
+
+    def abandon(self, but: Transport | None = None) -> None:
+        """In a forked child: close our copies of every socket, and touch no peer."""
+        self._stopping = True
+        self._ready.clear()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
+        for transport in self._connections:
+            if transport is not but:
+                transport.closed = True
+                transport.sock.close()
+        self._connections = {but} if but is not None else set()
+        self._selector.close()
+        self._selector = selectors.DefaultSelector()
+        if but is not None:
+            but.registered = False
+            but.place = None
+
+
+def _values(settings: Settings) -> Mapping[bytes, bytes]:
+    """The true answers to GET_VALUES (§4.1) of a process that serves one at a time.
+
+    FCGI_MPXS_CONNS is 0 because requests wait for each other; they are queued, not
+    refused, when a web server interleaves them all the same (HAProxy does).
+    """
+    return {
+        FCGI_MAX_CONNS: str(settings.max_connections).encode(),
+        FCGI_MAX_REQS: str(settings.max_queued).encode(),
+        FCGI_MPXS_CONNS: b"0",
+    }

@@ -1,0 +1,92 @@
+"""The CGI life of a request (RFC 3875): the process's own standard descriptors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from .body import InputBuffer
+from .codec.constants import Role
+from .request import Request
+from .settings import Settings
+from .streams import Buffer
+
+__all__ = ["CgiChannel", "cgi_request"]
+
+_READ_SIZE = 65536
+
+
+class CgiChannel:
+    """Carries the one request of a CGI program over descriptors 0, 1 and 2."""
+
+    def __init__(self) -> None:
+        self._left: int | None = None  # bytes of the body to come; None: to the end
+        self.stdout = 1
+        """Where the response goes; ``descriptors`` changes it."""
+        self.stderr = 2
+
+    def expect(self, content_length: int | None) -> None:
+        """Set how much of descriptor 0 is the body (RFC 3875 §4.2: no byte more)."""
+        self._left = content_length
+
+    def fill(self, request: Request, *, wait: bool) -> bool:
+        """Read more of the body; without ``wait`` nothing is known of a CGI request."""
+        body: InputBuffer = request._body
+        if body.ended or not wait:
+            return False
+        size = _READ_SIZE if self._left is None else min(_READ_SIZE, self._left)
+        data = os.read(0, size) if size else b""
+        if self._left is not None:
+            self._left -= len(data)
+        if data:
+            body.append(data, request._settings.spool)
+        if not data or self._left == 0:
+            request._input_ended()
+        return True
+
+    def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
+        """Write to descriptor 1."""
+        _write(request, self.stdout, pieces)
+
+    def send_stderr(self, request: Request, pieces: list[Buffer]) -> None:
+        """Write to descriptor 2."""
+        _write(request, self.stderr, pieces)
+
+    def end(self, request: Request, stderr: bytes, stdout: bytes) -> None:
+        """Write what is left; the end of the process is the end of the request."""
+        for descriptor, rest in ((self.stderr, stderr), (self.stdout, stdout)):
+            if rest:
+                try:
+                    _write(request, descriptor, [rest])
+                except OSError:
+                    request._aborted = True
+
+    def hand_over(self, request: Request) -> None:
+        """Nothing to do: the other process has the same descriptors."""
+
+    def fileno(self, request: Request, descriptor: int) -> int:
+        """Return the descriptor of a standard stream, written up to date."""
+        if descriptor == 1:
+            request.stdout.flush()
+        return descriptor
+
+
+def cgi_request(environ: Mapping[bytes, bytes], settings: Settings) -> Request:
+    """Return the request that the environment of a CGI program describes."""
+    params = [pair for pair in environ.items() if pair[0] != b"HTTP_PROXY"]
+    channel = CgiChannel()
+    request = Request(channel, settings, Role.RESPONDER, 0, params)
+    request.dispatched = request.running = True
+    channel.expect(request.content_length)
+    return request
+
+
+def _write(request: Request, descriptor: int, pieces: list[Buffer]) -> None:
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            try:
+                view = view[os.write(descriptor, view) :]
+            except BrokenPipeError:
+                request._aborted = True
+                raise

@@ -1,0 +1,396 @@
+"""One request: its params, its streams, its answer, and its resource pool.
+
+A ``Request`` knows nothing of sockets or of ``sys``: a ``Channel`` carries its
+bytes, which is a FastCGI connection (``transport``) or the process's own standard
+descriptors (``cgi``).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from os import fsdecode, getpid
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
+
+from ._log import log_warning
+from .body import InputBuffer
+from .codec.constants import Role
+from .errors import CallSequenceError, RequestAborted
+from .streams import BodyReader, StderrStream, StdoutStream
+
+if TYPE_CHECKING:
+    from .pool import Pool
+    from .settings import Settings
+    from .streams import Buffer
+
+__all__ = ["Channel", "Request"]
+
+_T = TypeVar("_T")
+_ROLE_NAMES = {int(role): role.name.encode() for role in Role}
+
+
+class Channel(Protocol):
+    """What carries the bytes of a request."""
+
+    def fill(self, request: Request, *, wait: bool) -> bool:
+        """Receive more input of ``request``; whether anything at all has happened."""
+
+    def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
+        """Send output; raises ``OSError`` when it cannot be delivered."""
+
+    def send_stderr(self, request: Request, pieces: list[Buffer]) -> None:
+        """Send log lines; raises ``OSError`` when they cannot be delivered."""
+
+    def end(self, request: Request, stderr: bytes, stdout: bytes) -> None:
+        """Send the last output and end the request; never raises ``OSError``."""
+
+    def hand_over(self, request: Request) -> None:
+        """Give the request up: another process answers it (``detach``)."""
+
+    def fileno(self, request: Request, descriptor: int) -> int:
+        """Return the descriptor of a standard stream.
+
+        Raises:
+            io.UnsupportedOperation: there is none.
+        """
+
+
+class Request:
+    """One request, from its params to its end.
+
+    Attributes:
+        role: a ``Role`` number (specification §6).
+        request_id: 1 to 65535; 0 for CGI.
+        raw_params: ``(name, value)`` pairs of bytes in wire order; names may repeat.
+        params_map: the same as a mapping of bytes where the last of a repeated name
+            wins, with FCGI_ROLE always set.
+        app_status: goes to the web server with the end of the request (§5.5); for
+            CGI it becomes the exit status.
+        aborted: the web server aborted the request, or its connection has gone.
+        passthrough: set it to send the response head as it is written.
+        strict: output and input after an abort raise ``RequestAborted``.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_aborted",
+        "_body",
+        "_channel",
+        "_data",
+        "_detached",
+        "_filtering",
+        "_finished",
+        "_on_finish",
+        "_output_buffer",
+        "_params",
+        "_pid",
+        "_pool",
+        "_settings",
+        "_stderr",
+        "_stdin",
+        "_stdout",
+        "app_status",
+        "dispatched",
+        "params_map",
+        "passthrough",
+        "raw_params",
+        "request_id",
+        "role",
+        "running",
+        "state",
+        "strict",
+    )
+
+    def __init__(
+        self,
+        channel: Channel,
+        settings: Settings,
+        role: int,
+        request_id: int,
+        params: list[tuple[bytes, bytes]],
+    ) -> None:
+        self._channel = channel
+        self._settings = settings
+        self._output_buffer = settings.output_buffer
+        self.role = role
+        self.request_id = request_id
+        self.raw_params = params
+        # A FCGI_ROLE on the wire must not win over the role that was asked for.
+        self.params_map = dict(params)
+        self.params_map[b"FCGI_ROLE"] = _ROLE_NAMES.get(role, b"")
+        self.app_status = 0
+        self.passthrough = settings.passthrough
+        self.strict = False
+        self.state: Any = None
+        """The channel's own handle for this request."""
+        self.dispatched = False  # handed to the queue of those that may run
+        self.running = False  # the application has it
+        self._aborted = False
+        self._body = InputBuffer()
+        self._data: InputBuffer | None = None
+        self._filtering = False
+        self._finished = False
+        self._detached = False
+        self._pid = getpid()
+        self._params: dict[str, str] | None = None
+        self._stdin: BinaryIO | None = None
+        self._stdout: StdoutStream | None = None
+        self._stderr: StderrStream | None = None
+        self._pool: Pool | None = None
+        self._on_finish: Callable[[Request], None] | None = None
+
+    # What was asked
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        """The params as text (UTF-8, undecodable bytes as surrogates, like os.environ)."""
+        if self._params is None:
+            self._params = {
+                fsdecode(name): fsdecode(value)
+                for name, value in self.params_map.items()
+            }
+        return self._params
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the method is HEAD, so that a body must not be sent."""
+        return self.params_map.get(b"REQUEST_METHOD") == b"HEAD"
+
+    @property
+    def is_cgi(self) -> bool:
+        """Whether this is the one request of a CGI program."""
+        return self.request_id == 0
+
+    @property
+    def content_length(self) -> int | None:
+        """CONTENT_LENGTH in bytes; None if it is absent, empty, -1 or no number."""
+        return self._number(b"CONTENT_LENGTH")
+
+    @property
+    def data_length(self) -> int | None:
+        """FCGI_DATA_LENGTH of a filter (§6.4), in bytes; None without one."""
+        return self._number(b"FCGI_DATA_LENGTH")
+
+    @property
+    def data_last_mod(self) -> int | None:
+        """FCGI_DATA_LAST_MOD of a filter (§6.4), seconds since 1970; None without."""
+        return self._number(b"FCGI_DATA_LAST_MOD")
+
+    def _number(self, name: bytes) -> int | None:
+        text = self.params_map.get(name, b"").strip()
+        return int(text) if text.isdigit() and len(text) < 20 else None
+
+    # Streams
+
+    @property
+    def stdin(self) -> BinaryIO:
+        """The body, as a ``io.BufferedReader``; a filter's DATA once that is started."""
+        if self._stdin is None:
+            source = self._body
+            if self._filtering:
+                source = self._filter_input()
+            self._stdin = io.BufferedReader(BodyReader(self, source))
+            if self._finished:
+                self._stdin.close()
+        return self._stdin
+
+    @property
+    def stdout(self) -> StdoutStream:
+        """The response, CGI head first; bytes."""
+        if self._stdout is None:
+            self._stdout = StdoutStream(self)
+            self._stdout.closed = self._finished
+        return self._stdout
+
+    @property
+    def stderr(self) -> StderrStream:
+        """The web server's log; bytes."""
+        if self._stderr is None:
+            self._stderr = StderrStream(self)
+            self._stderr.closed = self._finished
+        return self._stderr
+
+    def start_filter_data(self) -> None:
+        """Let ``stdin`` give a filter's DATA (§6.4, FCGI_StartFilterData(3)).
+
+        Raises:
+            CallSequenceError: the role is not FILTER, DATA has been started, or the
+                end of STDIN has not come. Nothing is lost then.
+        """
+        if self.role != Role.FILTER:
+            raise CallSequenceError("start_filter_data: the role is not FILTER")
+        if self._filtering:
+            raise CallSequenceError("start_filter_data: DATA has been started already")
+        body = self._body
+        while not body.ended and not body.size:
+            # All that came has been read; the end may be waiting in the socket.
+            if not self._channel.fill(self, wait=False):
+                break
+        if not body.ended:
+            raise CallSequenceError(
+                "start_filter_data: STDIN has not been read to its end"
+            )
+        self._filtering = True
+        self._stdin = None
+
+    def _wait_input(self, source: InputBuffer) -> None:
+        """Wait until ``source`` has bytes or has ended."""
+        while not source.size and not source.ended:
+            if self._finished or self._detached:
+                source.ended = True
+            else:
+                self._channel.fill(self, wait=True)
+        if self._aborted and self.strict and not source.size:
+            raise RequestAborted("the rest of the body will never come")
+
+    def _send_stdout(self, pieces: list[Buffer]) -> None:
+        self._channel.send_stdout(self, pieces)
+
+    def _send_stderr(self, pieces: list[Buffer]) -> None:
+        self._channel.send_stderr(self, pieces)
+
+    # How it goes
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the web server aborted the request or its connection has gone.
+
+        Looks at the connection, without waiting.
+        """
+        if not (self._aborted or self._finished or self._settings.descriptors):
+            self._channel.fill(self, wait=False)
+        return self._aborted
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the body ended short of CONTENT_LENGTH, or DATA of its length."""
+        short = _is_short(self._body, self.content_length)
+        if self._data is not None:
+            short = short or _is_short(self._data, self.data_length)
+        return short
+
+    @property
+    def finished(self) -> bool:
+        """Whether the request has been ended (or given to another process)."""
+        return self._finished
+
+    def _input_ended(self) -> None:
+        """Note the end of STDIN; a body that is not as announced goes to the log."""
+        self._body.ended = True
+        announced = self.content_length
+        if announced is not None and announced != self._body.received:
+            word = "shorter" if self._body.received < announced else "longer"
+            log_warning(
+                "%s: body of %d bytes is %s than CONTENT_LENGTH %d",
+                self,
+                self._body.received,
+                word,
+                announced,
+            )
+
+    @property
+    def input_open(self) -> bool:
+        """Whether the web server still owes input for this request."""
+        if not self._body.ended:
+            return True
+        return self.role == Role.FILTER and not self._filter_input().ended
+
+    def _filter_input(self) -> InputBuffer:
+        if self._data is None:
+            self._data = InputBuffer()
+        return self._data
+
+    # Its end
+
+    def drop(self) -> None:
+        """Forget a request that no application has seen; nothing is sent."""
+        self._finished = True
+        self._body.clear()
+
+    def finish(self) -> None:
+        """Send what is left, end the request, release its resources; idempotent.
+
+        Does nothing in a process that was forked off while the request ran.
+        """
+        if self._finished or self._pid != getpid():
+            return
+        # Nobody may open a stream anew or come here again on the way out.
+        stdout = self.stdout._finish()
+        stderr = self._stderr._finish() if self._stderr is not None else b""
+        self._finished = True
+        try:
+            if self._detached:
+                self._channel.hand_over(self)
+            else:
+                self._channel.end(self, stderr, stdout)
+        finally:
+            self._body.clear()
+            if self._data is not None:
+                self._data.clear()
+            if self._stdin is not None:
+                self._stdin.close()
+            if self._pool is not None:
+                self._pool.release()
+
+    def forget_output(self) -> None:
+        """In a forked child: drop what the parent has written and will send itself."""
+        for stream in (self._stdout, self._stderr):
+            if stream is not None:
+                stream._finish_silently()
+
+    def fail(self, status: int = 500, app_status: int = 1) -> None:
+        """Note that the application failed: an error page, if no head has gone out."""
+        self.app_status = app_status
+        if not self._finished:
+            self.stdout._fail(status)
+
+    def detach(self) -> None:
+        """Leave the answer to another process, which has been or will be forked.
+
+        What has been written is sent. From then on ``finish`` in this process sends
+        nothing and only closes its copy of the connection; the child calls ``attach``
+        and goes on. (Perl's meaning of FCGX_Detach.)
+        """
+        self.stdout.flush()
+        self._detached = True
+
+    def attach(self) -> None:
+        """Take over, in a forked child, a request that the parent detached."""
+        if not self._detached:
+            raise CallSequenceError("attach: the request has not been detached")
+        self._detached = False
+        self._pid = getpid()
+
+    # Resources
+
+    def enter_context(self, manager: AbstractContextManager[_T]) -> _T:
+        """Enter ``manager``; it is left when the request has ended, however it ends."""
+        return self.pool.enter_context(manager)
+
+    def callback(self, function: Callable[..., object], *args: Any, **kw: Any) -> None:
+        """Call ``function(*args, **kw)`` when the request has ended."""
+        self.pool.callback(function, *args, **kw)
+
+    def make_subpool(self) -> Pool:
+        """Return a pool inside the request's own, to be released earlier or with it."""
+        return self.pool.make_subpool()
+
+    @property
+    def pool(self) -> Pool:
+        """The request's resource pool."""
+        if self._pool is None:
+            from .pool import Pool
+
+            self._pool = Pool()
+        return self._pool
+
+    def __repr__(self) -> str:
+        asked = self.params_map.get
+        method = fsdecode(asked(b"REQUEST_METHOD", b"-"))
+        uri = fsdecode(asked(b"REQUEST_URI") or asked(b"SCRIPT_NAME", b""))
+        return f"<Request {self.request_id} {method} {uri[:200]!r}>"
+
+
+def _is_short(buffer: InputBuffer, announced: int | None) -> bool:
+    return buffer.ended and announced is not None and buffer.received < announced

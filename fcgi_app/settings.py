@@ -1,0 +1,124 @@
+"""What a user may set, from ``FCGI_APP_*`` environment variables or keywords."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from .errors import ConfigError
+from .protocol import Limits
+
+__all__ = ["Settings"]
+
+PREFIX = "FCGI_APP_"
+_TRUE = frozenset(("1", "true", "yes", "on"))
+_FALSE = frozenset(("", "0", "false", "no", "off"))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the loop; each is ``FCGI_APP_`` and its name in upper case as well.
+
+    Times are in seconds, sizes in bytes. A time of 0 means: no limit.
+
+    Attributes:
+        read_ahead: a request is given to the application when so much of its body
+            has come, or all; 0: as soon as its params are in.
+        spool: input beyond this that nobody has read yet goes to a temporary file.
+        output_buffer: output is sent when so much has gathered, at flush, at finish.
+        first_byte_timeout: from connect to the first byte. libfcgi waits 2 s.
+        params_timeout: silence allowed while params are due (httpd: Timeout 60).
+        body_timeout: silence allowed while a body is due (mod_fcgid: 40).
+        write_timeout: a web server that takes no byte for so long has gone
+            (nginx: fastcgi_send_timeout 60, httpd: Timeout 60).
+        keep_timeout: an idle kept connection is closed after; 0: the web server decides.
+        linger_timeout: how long unread input is discarded after an early answer
+            (nginx: lingering_time 30).
+        linger_idle: the same, between two arrivals (nginx: lingering_timeout 5).
+        stop_timeout: how long requests that are coming in are waited for at a stop.
+            mod_fcgid repeats its SIGTERM after 1 s.
+        max_connections: beyond it, the idle connection that is unused longest goes.
+        max_queued: complete requests that wait for their turn; beyond it, a 503.
+        max_params_bytes, max_params, max_requests: see ``protocol.Limits``.
+        replace_environ: os.environ holds the params only, as with libfcgi.
+        passthrough: the response head is not looked at.
+        descriptors: descriptors 0, 1 and 2 belong to the request while it runs.
+    """
+
+    read_ahead: int = 65536
+    spool: int = 1 << 20
+    output_buffer: int = 32768
+    first_byte_timeout: float = 30.0
+    params_timeout: float = 60.0
+    body_timeout: float = 60.0
+    write_timeout: float = 60.0
+    keep_timeout: float = 0.0
+    linger_timeout: float = 30.0
+    linger_idle: float = 5.0
+    stop_timeout: float = 0.8
+    max_connections: int = 10_000
+    max_queued: int = 1024
+    max_params_bytes: int = Limits.max_params_bytes
+    max_params: int = Limits.max_params
+    max_requests: int = Limits.max_requests
+    replace_environ: bool = False
+    passthrough: bool = False
+    descriptors: bool = False
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the ``FCGI_APP_*`` variables of ``environ``.
+
+        Raises:
+            ConfigError: a value is not of its setting's kind; names both.
+        """
+        found: dict[str, Any] = {}
+        for field in fields(cls):
+            variable = PREFIX + field.name.upper()
+            text = environ.get(variable)
+            if text is not None:
+                found[field.name] = _parse(variable, text, type(field.default))
+        return cls(**found)
+
+    def changed(self, **changes: object) -> Settings:
+        """Return a copy with ``changes``.
+
+        Raises:
+            ConfigError: a name is no setting, or a value is not of its kind.
+        """
+        kinds: dict[str, type] = {f.name: type(f.default) for f in fields(self)}
+        for name, value in changes.items():
+            if name not in kinds:
+                raise ConfigError(name, value, f"no such setting; there are {[*kinds]}")
+            kind = kinds[name]
+            accepted = (int, float) if kind is float else kind
+            if not isinstance(value, accepted) or (
+                isinstance(value, bool) is not (kind is bool)
+            ):
+                raise ConfigError(name, value, f"must be {kind.__name__}")
+            if value < 0:  # type: ignore[operator]
+                raise ConfigError(name, value, "must not be negative")
+        checked: dict[str, Any] = changes
+        return replace(self, **checked)
+
+    @property
+    def limits(self) -> Limits:
+        """The protocol's share of the settings."""
+        return Limits(self.max_params_bytes, self.max_params, self.max_requests)
+
+
+def _parse(variable: str, text: str, kind: type) -> object:
+    value = text.strip().lower()
+    if kind is bool:
+        if value in _TRUE or value in _FALSE:
+            return value in _TRUE
+        raise ConfigError(variable, text, "must be 1 or 0 (true, yes, on, …)")
+    try:
+        number: float = int(value) if kind is int else float(value)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number of seconds"
+        raise ConfigError(variable, text, f"must be {wanted}") from None
+    if not 0 <= number < float("inf"):
+        raise ConfigError(variable, text, "must be a number from 0 on")
+    return number

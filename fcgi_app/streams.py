@@ -1,0 +1,281 @@
+"""The binary streams of a request: STDIN and DATA in, STDOUT and STDERR out.
+
+They belong to their request for good: after its end they are closed files, whoever
+still holds them. What follows the current request is in ``stdio``.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Union
+
+from ._log import log_warning
+from .codec.constants import Role
+from .errors import RequestAborted
+from .response import MalformedHead, ResponseHead, build_error
+
+if TYPE_CHECKING:
+    from .body import InputBuffer
+    from .request import Request
+
+__all__ = ["BodyReader", "OutputStream", "StderrStream", "StdoutStream"]
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+_MAX_LINE = 8192
+"""Bytes of a line on STDERR that go out before its end (httpd cuts at 8 KiB)."""
+
+
+class BodyReader(io.RawIOBase):
+    """The raw layer of ``request.stdin``: reads one input buffer, waits for more."""
+
+    def __init__(self, request: Request, source: InputBuffer) -> None:
+        self._request = request
+        self._source = source
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read up to ``len(buffer)`` bytes; 0 at the end of the stream.
+
+        Raises:
+            RequestAborted: under ``run``, the rest of the body will never come.
+        """
+        source = self._source
+        if not source.size and not source.ended:
+            self._request._wait_input(source)
+        data = source.take(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def fileno(self) -> int:
+        """Return the descriptor of a CGI body; a FastCGI stream has none."""
+        return self._request._channel.fileno(self._request, 0)
+
+    def readall(self) -> bytes:
+        """Read to the end of the stream."""
+        source = self._source
+        parts: list[bytes] = []
+        while True:
+            if not source.size and not source.ended:
+                self._request._wait_input(source)
+            data = source.take(1 << 62)
+            if not data:
+                return b"".join(parts)
+            parts.append(data)
+
+
+class OutputStream(io.BufferedIOBase):
+    """What STDOUT and STDERR of a request have in common.
+
+    ``closed`` is a plain attribute in place of the property of ``io``: it is looked
+    at for every write.
+    """
+
+    closed: bool = False
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.error: OSError | None = None
+        """Why output was dropped, if any was."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        """Take all of ``data`` (bytes-like); it is sent when enough has gathered.
+
+        Raises:
+            ValueError: the stream is closed.
+            RequestAborted: under ``run`` only; elsewhere output after an abort is
+                dropped, as libfcgi does.
+        """
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if type(data) is not bytes:
+            view = memoryview(data).cast("B")
+            data = view if len(view) >= self._request._output_buffer else bytes(view)
+        size = len(data)
+        self._size += size
+        if self._size < self._request._output_buffer:
+            self._parts.append(data)
+        else:
+            self._overflow(data)
+        return size
+
+    def fileno(self) -> int:
+        """Return the descriptor of a CGI stream; a FastCGI stream has none."""
+        return self._request._channel.fileno(self._request, self._descriptor)
+
+    _descriptor = 1
+
+    def writelines(self, lines: Iterable[Any], /) -> None:
+        """Write each of ``lines``."""
+        for line in lines:
+            self.write(line)
+
+    def _overflow(self, data: Buffer) -> None:
+        pending, self._parts, self._size = self._parts, [], 0
+        self._emit([b"".join(pending), data] if pending else [data])
+
+    def flush(self) -> None:
+        """Send what has gathered."""
+        if self._parts and not self.closed:
+            pending, self._parts, self._size = self._parts, [], 0
+            self._emit([b"".join(pending)])
+
+    def _emit(self, pieces: list[Buffer]) -> None:
+        raise NotImplementedError
+
+    def _dropped(self, error: OSError) -> None:
+        """Note that output was lost; under ``run`` the handler is told at once."""
+        self.error = error
+        if self._request.strict:
+            raise RequestAborted("the web server has gone") from error
+
+    def close(self) -> None:
+        """Flush, and take no more.
+
+        Raises:
+            OSError: some output could not be delivered (FCGI_Accept(3)).
+        """
+        if self.closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self.closed = True
+        if self.error is not None:
+            raise self.error
+
+    def _finish_silently(self) -> bytes:
+        """Close without sending; return what has not been sent."""
+        rest = b"".join(self._parts)
+        self._parts = []
+        self.closed = True
+        return rest
+
+    def _finish(self) -> bytes:
+        """Close; return what is to be sent with the end of the request."""
+        return self._finish_silently()
+
+
+class StdoutStream(OutputStream):
+    """The response: the head is held back until it is whole, and mended."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self._head: ResponseHead | None = ResponseHead(
+            authorizer=request.role == Role.AUTHORIZER
+        )
+        self._discard = False
+
+    @property
+    def head_sent(self) -> bool:
+        """Whether the response head has gone out."""
+        return self._head is None
+
+    def _emit(self, pieces: list[Buffer]) -> None:
+        if self._head is not None:
+            pieces = [self._through_head(b"".join(pieces))]
+        elif self._discard:
+            return
+        try:
+            self._request._send_stdout(pieces)
+        except OSError as error:
+            self._dropped(error)
+
+    def _through_head(self, data: bytes) -> bytes:
+        """Return what may go out now that ``data`` has come."""
+        assert self._head is not None
+        if self._request.passthrough:
+            self._head = None
+            return data
+        try:
+            whole = self._head.feed(data)
+        except MalformedHead as reason:
+            return self._refuse(reason)
+        if whole is None:
+            return b""
+        self._head = None
+        head, body = whole
+        if self._request.is_head:
+            self._discard = True
+            return head
+        return head + body if body else head
+
+    def _refuse(self, reason: MalformedHead) -> bytes:
+        """Return a 500 in place of what is no response; the log tells the reason."""
+        log_warning("%s: %s; answered 500", self._request, reason)
+        return self._error_page(500)
+
+    def _error_page(self, status: int) -> bytes:
+        self._head = None
+        self._discard = True
+        page = build_error(status)
+        if self._request.is_head:
+            page = page.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        return page
+
+    def _fail(self, status: int) -> None:
+        """The application has failed: an error page, unless a head has gone out."""
+        if self._head is not None:
+            self._parts = []
+            self._size = 0
+            page = self._error_page(status)
+            try:
+                self._request._send_stdout([page])
+            except OSError as error:
+                self.error = error
+
+    def _finish(self) -> bytes:
+        """Close; return what remains, a 500 if there never was a whole head."""
+        rest = super()._finish()
+        if self._head is None:
+            return b"" if self._discard else rest
+        if self._request.aborted:
+            return b""
+        if not rest and self._request.is_cgi and not self._head.started:
+            return b""  # a child may have written to descriptor 1 itself
+        rest = self._through_head(rest)
+        if self._head is not None:
+            rest = self._refuse(self._head.unfinished())
+        return rest
+
+
+class StderrStream(OutputStream):
+    """The log: each line goes out at once, as a record of its own.
+
+    httpd makes one line of its error log out of each record.
+    """
+
+    _descriptor = 2
+
+    used = False
+    """Whether any record has gone out, so that the stream's end is owed."""
+
+    def write(self, data: Any, /) -> int:
+        """Take all of ``data``; whole lines are sent at once."""
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        data = bytes(data)
+        self._parts.append(data)
+        self._size += len(data)
+        if b"\n" in data or self._size > _MAX_LINE:
+            text = b"".join(self._parts)
+            cut = text.rfind(b"\n") + 1 or len(text)
+            self._parts = [text[cut:]] if cut < len(text) else []
+            self._size = len(text) - cut
+            self._emit(list(text[:cut].splitlines(keepends=True)))
+        return len(data)
+
+    def _emit(self, pieces: list[Buffer]) -> None:
+        self.used = True
+        try:
+            self._request._send_stderr(pieces)
+        except OSError as error:
+            self._dropped(error)

@@ -1,0 +1,546 @@
+"""One accepted connection: its socket, its protocol state, and its requests.
+
+Everything about *one* connection is here, so that it works alone: how it is read,
+written while its web server may be writing too, and closed without losing the answer.
+Which connection has its turn is the acceptor's business.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import select
+import socket
+from collections.abc import Callable, Mapping
+from threading import Lock
+from time import monotonic
+from typing import Any, Protocol
+
+from ._log import log_info, log_warning
+from .codec.constants import ProtocolStatus, Role
+from .errors import RemoteProtocolError
+from .protocol import (
+    AbortReceived,
+    Connection,
+    DataEnded,
+    DataReceived,
+    ParamsReceived,
+    RequestRefused,
+    RequestState,
+    StdinEnded,
+    StdinReceived,
+)
+from .request import Request
+from .response import build_error
+from .settings import Settings
+from .streams import Buffer
+
+__all__ = ["Transport"]
+
+_RECV_SIZE = 65536
+_NOW = socket.MSG_DONTWAIT
+_JOIN_BELOW = 16384
+"""Bytes up to which copying parts together costs less than a gathering write."""
+_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_MAX_BUFFERS = 64  # more are joined; the kernel's bound is 1,024 (IOV_MAX)
+_MAX_REPLIES = 65536
+"""Bytes of answers to management records that a web server may leave unread."""
+_STATUS_OF: dict[int, int] = {
+    ProtocolStatus.OVERLOADED: 503,
+    ProtocolStatus.UNKNOWN_ROLE: 501,
+}
+
+
+class Owner(Protocol):
+    """Who holds the connections: the acceptor."""
+
+    def request_ready(self, request: Request) -> bool:
+        """Take a request that may run now; False when there is no room for it."""
+
+    def settle(self, transport: Transport) -> None:
+        """Wait for what comes next on a connection that stays."""
+
+    def transport_closed(self, transport: Transport) -> None:
+        """Forget a connection; its socket is still open during the call."""
+
+
+class Transport:
+    """One connection from a web server.
+
+    Attributes:
+        fd: the descriptor of ``sock``.
+        requests: those that have their params and no end yet, in order of arrival.
+        eof: no more bytes will come, or be looked at.
+        keep: whether the connection may stay when nothing is owed on it.
+        lingering: our side is shut down; input is discarded until the peer closes.
+        until: when a lingering connection is closed at the latest (monotonic clock).
+        registered, place: the acceptor's notes on where it has this connection.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_lock",
+        "_owner",
+        "_peer",
+        "_settings",
+        "_unsent",
+        "closed",
+        "eof",
+        "fd",
+        "keep",
+        "lingering",
+        "place",
+        "registered",
+        "requests",
+        "seen_bytes",
+        "sock",
+        "until",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: Any,
+        settings: Settings,
+        values: Mapping[bytes, bytes],
+        owner: Owner,
+    ) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self._peer = peer
+        self._settings = settings
+        self._connection = Connection(settings.limits, values)
+        self._owner = owner
+        self._lock = Lock()
+        self._unsent: list[Buffer] = []  # replies that the socket would not take
+        self.requests: list[Request] = []
+        self.closed = False
+        self.eof = False
+        self.keep = True
+        self.lingering = False
+        self.registered = False
+        self.seen_bytes = False
+        self.until = 0.0
+        self.place: dict[Transport, float] | None = None
+
+    @property
+    def paused(self) -> bool:
+        """Whether reading on must wait until the application wants the input."""
+        for request in self.requests:
+            if request.dispatched and request.input_open:
+                return True
+        return False
+
+    @property
+    def begun(self) -> bool:
+        """Whether a request is coming in that has not been dispatched."""
+        connection = self._connection
+        return connection.receiving or connection.mid_record
+
+    @property
+    def peer_name(self) -> str:
+        """The peer, for the log."""
+        if self._peer:
+            return f"{self._peer[0]}:{self._peer[1]}" if self._peer[1:] else self._peer
+        return "a Unix socket"
+
+    # Receiving
+
+    def receive(self) -> bool:
+        """Read once, without waiting, and act on it; whether anything was there.
+
+        Afterwards ``closed`` tells if the connection has gone.
+        """
+        if self.eof or self.closed:
+            return False
+        try:
+            data = self.sock.recv(_RECV_SIZE, _NOW)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._lost_input()
+        elif self.lingering:
+            pass
+        else:
+            self.seen_bytes = True
+            self._feed(data)
+        return True
+
+    def _feed(self, data: bytes) -> None:
+        connection = self._connection
+        try:
+            for event in connection.receive_data(data):
+                _ON_EVENT[type(event)](self, event)
+            if connection.error is not None:
+                raise connection.error
+        except RemoteProtocolError as error:
+            log_warning("connection from %s: %s; closed", self.peer_name, error)
+            self._lost_input()
+            return
+        replies = connection.data_to_send()
+        if replies or self._unsent:
+            self._reply(replies)
+
+    def _lost_input(self) -> None:
+        """No more input: drop what was incomplete, close if nothing is owed.
+
+        A peer that has only shut down its side gets the answers that it is owed.
+        """
+        self.eof = True
+        self.keep = False
+        cut = self._connection.receive_eof()
+        gone = _poll(self.fd, 0, 0) & (select.POLLHUP | select.POLLERR)
+        for request in list(self.requests):
+            self._abort(request)
+            if not request.running and (gone or request.state in cut):
+                log_info("%s: its connection was lost; dropped", request)
+                request.drop()
+                self.requests.remove(request)
+        if not self.requests and not self.closed:
+            self.close()
+
+    @staticmethod
+    def _abort(request: Request) -> None:
+        request._aborted = True
+        request._body.ended = True
+        if request.role == Role.FILTER:
+            request._filter_input().ended = True
+
+    def _reply(self, replies: bytes) -> None:
+        """Send a short answer without waiting; what the socket refuses is kept.
+
+        While a response is being sent it only joins the queue behind it.
+        """
+        self._unsent.append(replies)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._unsent = self._send_now(self._take_unsent())
+            except OSError:
+                self._unsent = []  # receiving will tell
+            finally:
+                self._lock.release()
+        if sum(map(len, self._unsent)) > _MAX_REPLIES:
+            log_warning("%s asks and does not listen; closed", self.peer_name)
+            self._unsent = []
+            self._lost_input()
+
+    # Events
+
+    def _on_params(self, event: ParamsReceived) -> None:
+        state = event.request
+        request = Request(
+            self, self._settings, state.role, state.request_id, event.params
+        )
+        request.state = state
+        self.requests.append(request)
+        if state.role == Role.AUTHORIZER:
+            request._body.ended = True
+            self._ready(request)
+        elif not self._settings.read_ahead:
+            self._ready(request)
+
+    def _on_stdin(self, event: StdinReceived) -> None:
+        request = self._find(event.request)
+        if request is None or request.finished:
+            return
+        request._body.append(event.data, self._settings.spool)
+        if (
+            not request.dispatched
+            and request._body.size >= self._settings.read_ahead
+            and not self._settings.descriptors
+        ):
+            self._ready(request)
+
+    def _on_stdin_end(self, event: StdinEnded) -> None:
+        request = self._find(event.request)
+        if request is not None and not request.finished:
+            request._input_ended()
+            if not request.dispatched:
+                self._ready(request)
+
+    def _on_data(self, event: DataReceived) -> None:
+        request = self._find(event.request)
+        if request is not None and not request.finished:
+            request._filter_input().append(event.data, self._settings.spool)
+
+    def _on_data_end(self, event: DataEnded) -> None:
+        request = self._find(event.request)
+        if request is not None and not request.finished:
+            request._filter_input().ended = True
+
+    def _on_abort(self, event: AbortReceived) -> None:
+        """End it at once (§5.4), unless the application has it: then at its finish."""
+        request = self._find(event.request)
+        if request is not None:
+            self._abort(request)
+            if request.running:
+                return
+            request.drop()
+            self.requests.remove(request)
+        self._answer(event.request, self._connection.end_request(event.request))
+
+    def _on_refused(self, event: RequestRefused) -> None:
+        self._refuse(event.request, event.protocol_status)
+
+    def _refuse(self, state: RequestState, protocol_status: int) -> None:
+        """Answer with a real head: no server looks at the protocol status alone."""
+        status = _STATUS_OF[protocol_status]
+        log_warning(
+            "connection from %s: request id %d, role %d, refused with %d",
+            self.peer_name,
+            state.request_id,
+            state.role,
+            status,
+        )
+        page = self._connection.stdout(state, build_error(status))
+        end = self._connection.end_request(state, 0, protocol_status)
+        self._answer(state, b"".join((*page, end)))
+
+    def _answer(self, state: RequestState, end: bytes) -> None:
+        """Send the whole of a short answer without ever waiting."""
+        self._reply(end)
+        self._after_end(state)
+
+    def _ready(self, request: Request) -> None:
+        request.dispatched = True
+        if not self._owner.request_ready(request):
+            request.drop()
+            self.requests.remove(request)
+            self._refuse(request.state, ProtocolStatus.OVERLOADED)
+
+    def _find(self, state: RequestState) -> Request | None:
+        for request in reversed(self.requests):
+            if request.state is state:
+                return request
+        return None
+
+    # The channel of a request
+
+    def fill(self, request: Request, *, wait: bool) -> bool:
+        """Receive more; with ``wait``, until something came or the body is late."""
+        if self.receive():
+            return True
+        if not wait or self.eof or self.closed:
+            return False
+        timeout = self._settings.body_timeout
+        if not _poll(self.fd, select.POLLIN, timeout):
+            log_warning("%s: no input for %g s; given up", request, timeout)
+            self._lost_input()
+            return False
+        return self.receive()
+
+    def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
+        """Send STDOUT records; waits for the web server to take them."""
+        buffers: list[Buffer] = []
+        for piece in pieces:
+            buffers += self._connection.stdout(request.state, piece)
+        if buffers:
+            self._send(buffers)
+
+    def send_stderr(self, request: Request, pieces: list[Buffer]) -> None:
+        """Send STDERR records, one a piece."""
+        buffers: list[Buffer] = []
+        for piece in pieces:
+            buffers += self._connection.stderr(request.state, piece)
+        if buffers:
+            self._send(buffers)
+
+    def end(self, request: Request, stderr: bytes, stdout: bytes) -> None:
+        """Send all that is left of a response in one write; then keep or close."""
+        connection = self._connection
+        state = request.state
+        buffers: list[Buffer] = []
+        log = request._stderr
+        if stderr:
+            buffers += connection.stderr(state, stderr)
+        if stdout:
+            buffers += connection.stdout(state, stdout)
+        used = bool(stderr) or (log is not None and log.used)
+        buffers.append(
+            connection.end_request(state, request.app_status, stderr_used=used)
+        )
+        try:
+            if self.keep or not state.keep_conn:
+                self._send(buffers)
+            else:
+                self._send_last(buffers)
+        except OSError as error:
+            log_info("%s: its end could not be sent: %s", request, error)
+            self.keep = False
+            self.eof = True
+        self.requests.remove(request)
+        self._after_end(state)
+
+    def hand_over(self, request: Request) -> None:
+        """Close this process's copy of the connection, without shutting it down."""
+        self.requests.remove(request)
+        self.eof = True
+        self.close()
+
+    def fileno(self, request: Request, descriptor: int) -> int:
+        """Raise: a stream of records has no descriptor."""
+        raise io.UnsupportedOperation("a FastCGI stream has no descriptor")
+
+    # Sending
+
+    def _send(self, buffers: list[Buffer]) -> None:
+        """Send all of ``buffers``, waiting for the web server where it is slow.
+
+        Raises:
+            OSError: it has gone, or takes nothing for ``write_timeout``.
+        """
+        if self.closed:
+            raise BrokenPipeError(errno.EPIPE, "the connection is closed")
+        with self._lock:
+            if self._unsent:
+                buffers[:0] = self._take_unsent()
+            if len(buffers) > _MAX_BUFFERS or sum(map(len, buffers)) < _JOIN_BELOW:
+                buffers = [b"".join(buffers)]
+            try:
+                rest = self._send_now(buffers)
+                while rest:
+                    self._wait_writable()
+                    rest = self._send_now(rest)
+                    if not rest and self._unsent:
+                        rest = self._take_unsent()
+            except OSError:
+                self._lost_output()
+                raise
+
+    def _take_unsent(self) -> list[Buffer]:
+        unsent, self._unsent = self._unsent, []
+        return [b"".join(unsent)]
+
+    def _send_now(self, buffers: list[Buffer]) -> list[Buffer]:
+        """Send what the socket takes at once; return the rest."""
+        try:
+            if len(buffers) == 1:
+                sent = self.sock.send(buffers[0], _SEND_FLAGS)
+                if sent == len(buffers[0]):
+                    return []
+            else:
+                sent = self.sock.sendmsg(buffers, (), _SEND_FLAGS)
+        except (BlockingIOError, InterruptedError):
+            return buffers
+        return _behind(buffers, sent)
+
+    def _wait_writable(self) -> None:
+        """Wait until the web server takes more; meanwhile take what it sends.
+
+        It may be one that reads no answer until its whole body is out (mod_fcgid):
+        both would wait for ever.
+        """
+        timeout = self._settings.write_timeout
+        wanted = select.POLLOUT if self.eof else select.POLLOUT | select.POLLIN
+        ready = _poll(self.fd, wanted, timeout)
+        if not ready:
+            raise TimeoutError(
+                errno.ETIMEDOUT, f"the web server took no output for {timeout:g} s"
+            )
+        if ready & select.POLLIN:
+            self.receive()
+            if self.closed:
+                raise BrokenPipeError(errno.EPIPE, "the connection is closed")
+
+    def _send_last(self, buffers: list[Buffer]) -> None:
+        """Send the end and our FIN in one segment, on a connection meant to be kept.
+
+        A web server that saw the end first might reuse the connection for a request,
+        which would be lost.
+        """
+        tcp = self.sock.family != socket.AF_UNIX and hasattr(socket, "TCP_CORK")
+        if tcp:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        self._send(buffers)
+        self.sock.shutdown(socket.SHUT_WR)  # this lets the corked segment go
+
+    def _lost_output(self) -> None:
+        """The web server takes no more: every request of the connection is aborted."""
+        self.eof = True
+        self.keep = False
+        for request in list(self.requests):
+            self._abort(request)
+            if not request.running:
+                request.drop()
+                self.requests.remove(request)
+
+    # Closing
+
+    def _after_end(self, state: RequestState) -> None:
+        """A request has been ended: keep the connection, close it, or linger."""
+        if not state.keep_conn:
+            self.keep = False
+        if self.closed:
+            return
+        if not self.keep and not self.requests:
+            # A web server that meant to keep it may be sending its next request.
+            quiet = not state.keep_conn and state.input_ended
+            if self.eof or (quiet and not self._unread(state)):
+                self.close()
+            else:
+                self._linger()
+        self._owner.settle(self)
+
+    def _unread(self, state: RequestState) -> bool:
+        """Whether input may be waiting: closing then would destroy the answer."""
+        if state.role == Role.AUTHORIZER:
+            return self.receive() and not self.eof
+        return self._connection.mid_record
+
+    def refuse_keeping(self) -> None:
+        """Close when nothing is owed any more; at once if nothing is owed now."""
+        self.keep = False
+        if not self.requests and not self.lingering and not self.begun:
+            self.close()
+
+    def give_up(self) -> None:
+        """The peer was silent for too long: drop what was incomplete, and close."""
+        self._lost_input()
+
+    def _linger(self) -> None:
+        """Shut our side down and discard what comes, so that no reset overtakes the answer."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self.lingering = True
+        self.until = monotonic() + self._settings.linger_timeout
+
+    def close(self) -> None:
+        """Close the socket; idempotent."""
+        if not self.closed:
+            self.closed = True
+            self.eof = True
+            self._owner.transport_closed(self)
+            self.sock.close()
+
+
+def _behind(buffers: list[Buffer], sent: int) -> list[Buffer]:
+    """Return what follows the first ``sent`` bytes of ``buffers``."""
+    for index, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
+        sent -= len(buffer)
+    return []
+
+
+def _poll(fd: int, events: int, timeout: float) -> int:
+    """Wait up to ``timeout`` seconds for ``events`` on ``fd``; 0: they did not come."""
+    poller = select.poll()
+    poller.register(fd, events)
+    ready = poller.poll(timeout * 1000 if timeout or not events else None)
+    return ready[0][1] if ready else 0
+
+
+_ON_EVENT: dict[type, Callable[[Transport, Any], None]] = {
+    ParamsReceived: Transport._on_params,
+    StdinReceived: Transport._on_stdin,
+    StdinEnded: Transport._on_stdin_end,
+    DataReceived: Transport._on_data,
+    DataEnded: Transport._on_data_end,
+    AbortReceived: Transport._on_abort,
+    RequestRefused: Transport._on_refused,
+}
