@@ -109,10 +109,10 @@ class ProcessHooks:
             self._excepthook(kind, error, traceback)
             return
         self._failed = True
-        self._excepthook(kind, error, traceback)  # into FCGI_STDERR
         request = self._loop.current
         request.strict = False
-        request.fail()
+        request.fail()  # first: hooks flush sys.stdout, and so would send a half page
+        self._excepthook(kind, error, traceback)  # into FCGI_STDERR
 
     def _sys_exit(self, status: Any = None, /) -> NoReturn:
         """``sys.exit``: nothing else tells atexit functions the exit status."""

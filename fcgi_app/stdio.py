@@ -242,10 +242,9 @@ class Loop:
             return
         from traceback import format_exception
 
-        text = "".join(format_exception(kind, error, traceback))
-        sys.stderr.write(text)
         request.strict = False
         request.fail()
+        sys.stderr.write("".join(format_exception(kind, error, traceback)))
 
     def _end(self) -> None:
         """No request will come any more: put everything back."""
