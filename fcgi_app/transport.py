@@ -341,11 +341,10 @@ class Transport:
 
     def send_stderr(self, request: Request, pieces: list[Buffer]) -> None:
         """Send STDERR records, one a piece."""
-        buffers: list[Buffer] = []
-        for piece in pieces:
-            buffers += self._connection.stderr(request.state, piece)
-        if buffers:
-            self._send(buffers)
+        stderr = self._connection.stderr
+        records = b"".join([stderr(request.state, piece) for piece in pieces])
+        if records:
+            self._send([records])
 
     def end(self, request: Request, stderr: bytes, stdout: bytes) -> None:
         """Send all that is left of a response in one write; then keep or close."""
@@ -354,7 +353,7 @@ class Transport:
         buffers: list[Buffer] = []
         log = request._stderr
         if stderr:
-            buffers += connection.stderr(state, stderr)
+            buffers.append(connection.stderr(state, stderr))
         if stdout:
             buffers += connection.stdout(state, stdout)
         used = bool(stderr) or (log is not None and log.used)

@@ -55,6 +55,8 @@ DEFAULT_VALUES: Mapping[bytes, bytes] = {
     FCGI_MAX_REQS: b"1",
     FCGI_MPXS_CONNS: b"0",
 }
+STDERR_CHUNK = 8192
+"""Content bytes of a STDERR record: HAProxy's buffer has 16 KiB, httpd cuts at 8."""
 _DEFAULT_LIMITS = Limits()
 _unpack_header = HEADER.unpack_from
 
@@ -163,41 +165,44 @@ class Connection:
         self, request: RequestState, data: bytes | bytearray | memoryview
     ) -> list[Any]:
         """Return the buffers of the STDOUT records that carry ``data``, uncopied."""
-        return self._stream_records(RecordType.STDOUT, request, data)
-
-    def stderr(
-        self, request: RequestState, data: bytes | bytearray | memoryview
-    ) -> list[Any]:
-        """Return the buffers of the STDERR records that carry ``data``, uncopied."""
-        return self._stream_records(RecordType.STDERR, request, data)
-
-    def _stream_records(
-        self,
-        record_type: int,
-        request: RequestState,
-        data: bytes | bytearray | memoryview,
-    ) -> list[Any]:
-        if request.ended:
-            raise LocalProtocolError(
-                "output after end-request", request_id=request.request_id, section="5.5"
-            )
-        request_id = request.request_id
+        request_id = self._check_open(request)
         size = len(data)
         if size <= MAX_CONTENT_LENGTH:
             # An empty record would be the end of the stream (§3.3).
-            return [build_header(record_type, request_id, size), data] if size else []
+            return [build_header(RecordType.STDOUT, request_id, size), data] * bool(size)
         view = memoryview(data)
         buffers: list[Any] = []
-        full = build_header(record_type, request_id, STREAM_CHUNK)
+        full = build_header(RecordType.STDOUT, request_id, STREAM_CHUNK)
         for start in range(0, size - STREAM_CHUNK + 1, STREAM_CHUNK):
             buffers += (full, view[start : start + STREAM_CHUNK])
         rest = size % STREAM_CHUNK
         if rest:
-            buffers += (
-                build_header(record_type, request_id, rest),
-                view[size - rest :],
-            )
+            header = build_header(RecordType.STDOUT, request_id, rest)
+            buffers += (header, view[size - rest :])
         return buffers
+
+    def stderr(
+        self, request: RequestState, data: bytes | bytearray | memoryview
+    ) -> bytes:
+        """Return the STDERR records that carry ``data``.
+
+        They are short and always padded: HAProxy 2.6 dies of a STDERR record whose
+        content is all that its buffer holds.
+        """
+        request_id = self._check_open(request)
+        parts: list[bytes] = []
+        for start in range(0, len(data), STDERR_CHUNK):
+            piece = bytes(data[start : start + STDERR_CHUNK])
+            padding = 8 - len(piece) % 8
+            parts.append(build_record(RecordType.STDERR, request_id, piece, padding))
+        return b"".join(parts)
+
+    def _check_open(self, request: RequestState) -> int:
+        if request.ended:
+            raise LocalProtocolError(
+                "output after end-request", request_id=request.request_id, section="5.5"
+            )
+        return request.request_id
 
     def end_request(
         self,
