@@ -16,11 +16,7 @@ from ._log import log_info, log_warning
 from .environ import EnvironSwap
 from .errors import CallSequenceError, RequestAborted
 from .hooks import ProcessHooks
-from .inherited import (
-    _forces_cgi as forces_cgi,
-    inherited_listener,
-    plug_standard_descriptors,
-)
+from .inherited import forces_cgi, inherited_listener, plug_standard_descriptors
 from .request import Request
 from .settings import Settings
 from .textio import TextIn, TextOut
@@ -294,7 +290,17 @@ class Loop:
                 self.current.app_status = app_status
             self.finish()
         if self._acceptor is not None:
+            self._remove_socket_files()
             self._acceptor.close()
+
+    def _remove_socket_files(self) -> None:
+        """Remove the socket files that ``listen`` made, while they are still ours."""
+        if self._listeners:
+            from .sockets import remove_socket_file
+
+            for listener in self._listeners:
+                if listener.fileno() >= 0:
+                    remove_socket_file(listener)
 
     def after_fork(self) -> None:
         """In a forked child: the parent's request and connections are not ours."""
