@@ -62,6 +62,7 @@ class Acceptor:
         listeners: listening sockets; owned, made non-blocking, closed by ``stop``.
         settings: times and limits.
         admits: who may connect; None: everybody.
+        release: what closes a listening socket; None: its ``close``.
     """
 
     def __init__(
@@ -69,9 +70,11 @@ class Acceptor:
         listeners: list[socket.socket],
         settings: Settings,
         admits: Admission | None = None,
+        release: Callable[[socket.socket], object] | None = None,
     ) -> None:
         self._settings = settings
         self._admits = admits
+        self._release = release or socket.socket.close
         self._listeners = listeners
         self._selector = selectors.DefaultSelector()
         self._ready: deque[Request] = deque()
@@ -352,7 +355,7 @@ class Acceptor:
         for listener in self._listeners:
             if not self._paused_until:
                 self._selector.unregister(listener)
-            listener.close()
+            self._release(listener)
         self._listeners = []
         self._paused_until = 0.0
 

@@ -118,7 +118,16 @@ class Loop:
 
             addresses = WebServerAddrs.parse(os.environ["FCGI_WEB_SERVER_ADDRS"])
             admits = addresses.allows if addresses is not None else None
-        self._acceptor = Acceptor(listeners, self._settings, admits)
+        release = self._release_own if self._listeners else None
+        self._acceptor = Acceptor(listeners, self._settings, admits, release)
+
+    def _release_own(self, listener: socket.socket) -> None:
+        """Close a socket that ``listen`` opened, and remove its file if it is ours."""
+        from .sockets import remove_socket_file
+
+        if self.owns_process():
+            remove_socket_file(listener)
+        listener.close()
 
     @property
     def is_cgi(self) -> bool:
@@ -290,17 +299,7 @@ class Loop:
                 self.current.app_status = app_status
             self.finish()
         if self._acceptor is not None:
-            self._remove_socket_files()
             self._acceptor.close()
-
-    def _remove_socket_files(self) -> None:
-        """Remove the socket files that ``listen`` made, while they are still ours."""
-        if self._listeners:
-            from .sockets import remove_socket_file
-
-            for listener in self._listeners:
-                if listener.fileno() >= 0:
-                    remove_socket_file(listener)
 
     def after_fork(self) -> None:
         """In a forked child: the parent's request and connections are not ours."""
