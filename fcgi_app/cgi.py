@@ -73,7 +73,7 @@ class CgiChannel:
 
 def cgi_request(environ: Mapping[bytes, bytes], settings: Settings) -> Request:
     """Return the request that the environment of a CGI program describes."""
-    params = [pair for pair in environ.items() if pair[0] != b"HTTP_PROXY"]
+    params = {n: v for n, v in environ.items() if n != b"HTTP_PROXY"}
     channel = CgiChannel()
     request = Request(channel, settings, Role.RESPONDER, 0, params)
     request.dispatched = request.running = True

@@ -344,7 +344,6 @@ class EnvironSwap:
         self._has_data = self._find_data()
         self._layouts: dict[tuple[bytes, ...], _Layout] = {}
         self._reported: set[bytes] = set()
-        self._entered = False
 
     def enter(self, params: Mapping[bytes, bytes]) -> None:
         """Make the environment that of a request; from another request's, too.
@@ -355,8 +354,6 @@ class EnvironSwap:
         Raises:
             MemoryError: there is no memory for a copy of the params; call ``leave``.
         """
-        if self._entered:
-            self.leave()
         given = params if type(params) is dict else dict(params)
         names = (*given,)
         layout = self._layouts.get(names) or self._lay_out(names)
@@ -373,7 +370,6 @@ class EnvironSwap:
         if text.count(0) != len(values):
             self.enter(self._without_nul(given))
             return
-        self._entered = True
         self._put(data)
         if self._vectors is not None:
             self._vectors.show(layout, text, values)
@@ -384,7 +380,6 @@ class EnvironSwap:
         Nothing is left of what was done to the environment since, from Python or from
         C. Calling it again, or without ``enter``, does the same.
         """
-        self._entered = False
         self._put(self._process.copy())
         if self._vectors is not None:
             self._vectors.restore()

@@ -10,12 +10,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from os import fsdecode, getpid
+from os import fsdecode, getpid, register_at_fork
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
 from ._log import log_warning
 from .body import InputBuffer
 from .codec.constants import Role
+from .codec.params import parse_params
 from .errors import CallSequenceError, RequestAborted
 from .streams import BodyReader, StderrStream, StdoutStream
 
@@ -28,6 +29,17 @@ __all__ = ["Channel", "Request"]
 
 _T = TypeVar("_T")
 _ROLE_NAMES = {int(role): role.name.encode() for role in Role}
+
+
+_pid = getpid()
+
+
+def _after_fork() -> None:
+    global _pid
+    _pid = getpid()
+
+
+register_at_fork(after_in_child=_after_fork)
 
 
 class Channel(Protocol):
@@ -62,9 +74,8 @@ class Request:
     Attributes:
         role: a ``Role`` number (specification §6).
         request_id: 1 to 65535; 0 for CGI.
-        raw_params: ``(name, value)`` pairs of bytes in wire order; names may repeat.
-        params_map: the same as a mapping of bytes where the last of a repeated name
-            wins, with FCGI_ROLE always set.
+        params_map: the params as a mapping of bytes, where the last of a repeated
+            name has won; FCGI_ROLE is always set.
         app_status: goes to the web server with the end of the request (§5.5); for
             CGI it becomes the exit status.
         aborted: the web server aborted the request, or its connection has gone.
@@ -81,7 +92,6 @@ class Request:
         "_detached",
         "_filtering",
         "_finished",
-        "_on_finish",
         "_output_buffer",
         "_params",
         "_pid",
@@ -92,9 +102,9 @@ class Request:
         "_stdout",
         "app_status",
         "dispatched",
+        "params_content",
         "params_map",
         "passthrough",
-        "raw_params",
         "request_id",
         "role",
         "running",
@@ -108,17 +118,17 @@ class Request:
         settings: Settings,
         role: int,
         request_id: int,
-        params: list[tuple[bytes, bytes]],
+        params: dict[bytes, bytes],
     ) -> None:
         self._channel = channel
         self._settings = settings
         self._output_buffer = settings.output_buffer
         self.role = role
         self.request_id = request_id
-        self.raw_params = params
         # A FCGI_ROLE on the wire must not win over the role that was asked for.
-        self.params_map = dict(params)
-        self.params_map[b"FCGI_ROLE"] = _ROLE_NAMES.get(role, b"")
+        params[b"FCGI_ROLE"] = _ROLE_NAMES[role]
+        self.params_map = params
+        self.params_content: bytes | None = None
         self.app_status = 0
         self.passthrough = settings.passthrough
         self.strict = False
@@ -132,13 +142,12 @@ class Request:
         self._filtering = False
         self._finished = False
         self._detached = False
-        self._pid = getpid()
+        self._pid = _pid
         self._params: dict[str, str] | None = None
         self._stdin: BinaryIO | None = None
         self._stdout: StdoutStream | None = None
         self._stderr: StderrStream | None = None
         self._pool: Pool | None = None
-        self._on_finish: Callable[[Request], None] | None = None
 
     # What was asked
 
@@ -151,6 +160,13 @@ class Request:
                 for name, value in self.params_map.items()
             }
         return self._params
+
+    @property
+    def raw_params(self) -> list[tuple[bytes, bytes]]:
+        """The params as pairs of bytes in wire order; names may repeat."""
+        if self.params_content is None:  # CGI has no wire
+            return list(self.params_map.items())
+        return parse_params(self.params_content)
 
     @property
     def is_head(self) -> bool:
@@ -313,7 +329,7 @@ class Request:
 
         Does nothing in a process that was forked off while the request ran.
         """
-        if self._finished or self._pid != getpid():
+        if self._finished or self._pid != _pid:
             return
         # Nobody may open a stream anew or come here again on the way out.
         stdout = self.stdout._finish()
@@ -330,6 +346,9 @@ class Request:
                 self._data.clear()
             if self._stdin is not None:
                 self._stdin.close()
+            # Each stream holds the request: without the way back there is no cycle,
+            # and nothing of a request is left for the garbage collector.
+            self._stdin = self._stdout = self._stderr = None
             if self._pool is not None:
                 self._pool.release()
 
@@ -360,7 +379,7 @@ class Request:
         if not self._detached:
             raise CallSequenceError("attach: the request has not been detached")
         self._detached = False
-        self._pid = getpid()
+        self._pid = _pid
 
     # Resources
 

@@ -185,8 +185,8 @@ class Loop:
             self._bind_descriptors(request)
         else:
             text_in.bind(lambda: request.stdin)
-            text_out.bind(request.stdout)
-            text_err.bind(request.stderr)
+            text_out.bind(lambda: request.stdout)
+            text_err.bind(lambda: request.stderr)
         sys.stdin, sys.stdout, sys.stderr = self._texts
 
     def _bind_descriptors(self, request: Request) -> None:
@@ -196,8 +196,8 @@ class Loop:
         text_in, text_out, text_err = self._texts
         owned = self._descriptors = RequestDescriptors(request)
         text_in.bind(lambda: owned.stdin)
-        text_out.bind(owned.stdout)
-        text_err.bind(owned.stderr)
+        text_out.bind(lambda: owned.stdout)
+        text_err.bind(lambda: owned.stderr)
 
     def finish(self) -> None:
         """End the current request, if there is one, and give the process back."""

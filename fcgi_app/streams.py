@@ -237,7 +237,7 @@ class StdoutStream(OutputStream):
         rest = super()._finish()
         if self._head is None:
             return b"" if self._discard else rest
-        if self._request.aborted:
+        if self._request._aborted:
             return b""
         if not rest and self._request.is_cgi and not self._head.started:
             return b""  # a child may have written to descriptor 1 itself

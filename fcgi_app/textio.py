@@ -55,7 +55,8 @@ class TextOut(io.TextIOBase):
     def __init__(self, name: str, own: TextIO | None) -> None:
         self.name = name
         self._own = own
-        self._bound: BinaryOut | None = None
+        self._stream: BinaryOut | None = None
+        self._source: Callable[[], BinaryOut] | None = None
         self._put: Callable[[bytes], object] | None = None
         self._changed = False
         self._following = _FollowingBuffer(self)
@@ -71,18 +72,26 @@ class TextOut(io.TextIOBase):
         self._detached = False
         self._changed = False
 
-    def bind(self, stream: BinaryOut) -> None:
-        """Follow ``stream``, as new."""
+    def bind(self, source: Callable[[], BinaryOut]) -> None:
+        """Follow the stream that ``source()`` gives at the first look, as new."""
         if self._changed:
             self._forget_changes()
-        self._bound = stream
-        self._put = stream.write
+        self._source = source
+        self._stream = self._put = None
 
     def unbind(self) -> None:
         """Follow the process's own stream."""
         if self._changed:
             self._forget_changes()
-        self._bound = self._put = None
+        self._source = self._stream = self._put = None
+
+    @property
+    def _bound(self) -> BinaryOut | None:
+        """The stream that is followed; None: the process's own."""
+        if self._stream is None and self._source is not None:
+            self._stream = self._source()
+            self._put = self._stream.write
+        return self._stream
 
     # Writing
 
@@ -102,11 +111,12 @@ class TextOut(io.TextIOBase):
         if not isinstance(text, str):
             raise _not_text(text)
         self._check_usable()
-        put = self._put
-        if put is None:
+        if self._bound is None:
             if self._own is not None:
                 self._own.write(text)
             return len(text)
+        put = self._put
+        assert put is not None
         if self._newline not in (None, "", "\n"):
             text = text.replace("\n", str(self._newline))
         if self._encoder is not None:
@@ -127,8 +137,9 @@ class TextOut(io.TextIOBase):
         """Send what has gathered."""
         if self.closed or self._detached:
             return
-        if self._bound is not None:
-            self._bound.flush()
+        if self._source is not None:
+            if self._stream is not None:  # else nothing has been written
+                self._stream.flush()
         elif self._own is not None:
             self._own.flush()
 

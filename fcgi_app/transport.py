@@ -233,6 +233,7 @@ class Transport:
         request = Request(
             self, self._settings, state.role, state.request_id, event.params
         )
+        request.params_content = event.content
         request.state = state
         self.requests.append(request)
         if state.role == Role.AUTHORIZER:

@@ -9,6 +9,7 @@ get wrong on kept connections.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from struct import Struct
 from typing import Any, NoReturn
 
 from ..codec.constants import (
@@ -24,7 +25,7 @@ from ..codec.constants import (
     RecordType,
     Role,
 )
-from ..codec.params import build_params, check_params, parse_params
+from ..codec.params import build_params, check_params, parse_param_map, parse_params
 from ..codec.records import (
     HEADER,
     STREAM_CHUNK,
@@ -59,6 +60,13 @@ STDERR_CHUNK = 8192
 """Content bytes of a STDERR record: HAProxy's buffer has 16 KiB, httpd cuts at 8."""
 _DEFAULT_LIMITS = Limits()
 _unpack_header = HEADER.unpack_from
+# A begin-request record and the header of a PARAMS record.
+_WHOLE = Struct("!HHHBxHB5xHHHBx")
+# The headers of the records that end PARAMS and STDIN.
+_ENDS = Struct("!HHIHHI")
+_BEGIN_TYPE = VERSION_1 << 8 | RecordType.BEGIN_REQUEST
+_PARAMS_TYPE = VERSION_1 << 8 | RecordType.PARAMS
+_STDIN_TYPE = VERSION_1 << 8 | RecordType.STDIN
 
 # A method of Connection that takes (request, request_id, record_type, content, events).
 _Handler = Callable[..., None]
@@ -117,9 +125,13 @@ class Connection:
                 the violation are returned first: the error is then in ``error`` and
                 is raised by the next call.
         """
-        events: list[Event] = []
         if self.error is not None:
             raise self.error
+        if not (self._requests or self._pending or self._left or self._skip):
+            quick = self._receive_whole(data)
+            if quick is not None:
+                return quick
+        events: list[Event] = []
         try:
             self._receive(data, events)
         except RemoteProtocolError as error:
@@ -169,7 +181,8 @@ class Connection:
         size = len(data)
         if size <= MAX_CONTENT_LENGTH:
             # An empty record would be the end of the stream (§3.3).
-            return [build_header(RecordType.STDOUT, request_id, size), data] * bool(size)
+            header = build_header(RecordType.STDOUT, request_id, size)
+            return [header, data] if size else []
         view = memoryview(data)
         buffers: list[Any] = []
         full = build_header(RecordType.STDOUT, request_id, STREAM_CHUNK)
@@ -274,6 +287,44 @@ class Connection:
             self._pending = data[position:]
         if requests:
             self._check_unfinished_params()
+
+    def _receive_whole(self, data: bytes) -> list[Event] | None:
+        """Take a request without a body that came in one piece; None if it is not so.
+
+        The form that nginx, Apache and lighttpd send, which is most of what ever
+        comes: begin-request, one PARAMS record, and the ends of PARAMS and STDIN.
+        Whatever is not exactly that is left to the state machine.
+        """
+        ends = len(data) - _ENDS.size
+        if ends < _WHOLE.size:
+            return None
+        begin, request_id, size, pad, role, flags, then, same, length, padding = (
+            _WHOLE.unpack_from(data)
+        )
+        stop = _WHOLE.size + length
+        if (
+            begin != _BEGIN_TYPE
+            or then != _PARAMS_TYPE
+            or size != 8
+            or pad
+            or role != Role.RESPONDER
+            or same != request_id
+            or not length
+            or stop + padding != ends
+            or _ENDS.unpack_from(data, ends)
+            != (_PARAMS_TYPE, request_id, 0, _STDIN_TYPE, request_id, 0)
+            or length > self.limits.max_params_bytes
+        ):
+            return None
+        content = data[_WHOLE.size : stop]
+        try:
+            found = self._param_map(content)
+        except RemoteProtocolError:
+            return None  # to be found again where errors are dealt with
+        request = RequestState(request_id, role, bool(flags & KEEP_CONN))
+        request.state = State.COMPLETE
+        self._requests[request_id] = request
+        return [ParamsReceived(request, found, content), StdinEnded(request)]
 
     def _continue(self, data: bytes, events: list[Event]) -> int:
         """Go on with a record whose content came in pieces; return the position."""
@@ -413,29 +464,31 @@ class Connection:
                     section="6.2",
                 )
             return
-        pairs = self._parse_params(request)
+        content, found = self._parse_params(request)
         if request.role == Role.AUTHORIZER:
             request.state = State.COMPLETE  # no server sends it any STDIN
         else:
             request.state = State.STDIN
-        events.append(ParamsReceived(request, pairs))
+        events.append(ParamsReceived(request, found, content))
 
-    def _parse_params(self, request: RequestState) -> list[tuple[bytes, bytes]]:
+    def _parse_params(self, request: RequestState) -> tuple[bytes, dict[bytes, bytes]]:
         parts = request.params_parts
         content = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         try:
-            pairs = parse_params(content)
+            return content, self._param_map(content)
         except RemoteProtocolError as error:
             error.request_id = request.request_id
             raise
-        if len(pairs) > self.limits.max_params:
+
+    def _param_map(self, content: bytes) -> dict[bytes, bytes]:
+        found = parse_param_map(content)
+        if len(found) > self.limits.max_params:
             raise LimitError(
-                f"{len(pairs)} params, the limit is {self.limits.max_params}",
-                request_id=request.request_id,
+                f"{len(found)} params, the limit is {self.limits.max_params}",
                 section="6.2",
             )
-        return pairs
+        return found
 
     def _check_unfinished_params(self) -> None:
         """Refuse a length that can never be kept, without waiting for its bytes (W19)."""

@@ -25,12 +25,14 @@ __all__ = [
 class ParamsReceived(NamedTuple):
     """PARAMS have ended (§6.2): the request exists from here on.
 
-    ``params`` are the pairs in wire order, repeated names kept. For an authorizer
-    no other input follows.
+    ``params`` maps each name to its value, to the last one of a repeated name.
+    ``content`` is the whole stream, checked, for ``parse_params`` to give the pairs
+    in wire order. For an authorizer no other input follows.
     """
 
     request: RequestState
-    params: list[tuple[bytes, bytes]]
+    params: dict[bytes, bytes]
+    content: bytes
 
 
 class StdinReceived(NamedTuple):
