@@ -30,6 +30,7 @@ class ProcessHooks:
         self._loop = loop
         self._installed = False
         self._signals: list[int] = []
+        self._mask: set[Any] | None = None  # of signals, while a fork is under way
         self._wakeup = False
         self._excepthook: Any = None
         self._exit: Any = None
@@ -40,7 +41,11 @@ class ProcessHooks:
         # Registered when the package is imported, so that what the application
         # registers later runs earlier, while its request is still open.
         atexit.register(self._at_exit)
-        os.register_at_fork(after_in_child=self._after_fork)
+        os.register_at_fork(
+            before=self._before_fork,
+            after_in_parent=self._after_fork_in_parent,
+            after_in_child=self._after_fork,
+        )
 
     def install(self) -> None:
         """Hang everything in."""
@@ -88,9 +93,10 @@ class ProcessHooks:
             signal.set_wakeup_fd(-1)
 
     def _stop(self, number: int, frame: object) -> None:
-        """Stop politely; the second time, at once."""
+        """Stop politely; the second time at once, and so in a forked child."""
         acceptor = self._loop.acceptor
-        if acceptor is None or acceptor.stopping:
+        mine = self._loop.owns_process()  # not so if it comes right behind a fork
+        if acceptor is None or acceptor.stopping or not mine:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         else:
@@ -133,10 +139,30 @@ class ProcessHooks:
         if self.exit_status and not self._failed and self._leaving is None:
             _exit_with(self.exit_status)
 
+    # Forks
+
+    def _before_fork(self) -> None:
+        """Hold stop signals back: the child is to have its own way with them.
+
+        One that came before the child has put its handlers in order would be lost:
+        the interpreter forgets signals that were pending at a fork.
+        """
+        if self._signals:
+            self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+
+    def _after_fork_in_parent(self) -> None:
+        self._restore_mask()
+
     def _after_fork(self) -> None:
         if self._installed:
             self._loop.after_fork()
             self._release_signals()
+        self._restore_mask()
+
+    def _restore_mask(self) -> None:
+        if self._mask is not None:
+            mask, self._mask = self._mask, None
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _exit_with(status: int) -> NoReturn:

@@ -66,6 +66,8 @@ class Loop:
         self._hooks = ProcessHooks(self)
         self._pid = os.getpid()
         self.current: Request | None = None
+        self.before_swap: list[Callable[[], object]] = []
+        """Called before the streams change hands: a request is to begin, or to end."""
 
     # What the life is
 
@@ -178,6 +180,8 @@ class Loop:
             self.install_streams()
         assert self._texts is not None and self._swap is not None
         text_in, text_out, text_err = self._texts
+        for settle in self.before_swap:
+            settle()
         self.current = request
         self._swap.enter(request.params_map)
         assert self._settings is not None
@@ -204,6 +208,8 @@ class Loop:
         request = self.current
         if request is None:
             return
+        for settle in self.before_swap:
+            settle()
         self.current = None
         try:
             if self._descriptors is not None:
@@ -258,6 +264,21 @@ class Loop:
         self.remove_streams()
 
     # The standard streams
+
+    def stream(self, descriptor: int) -> Any:
+        """Return what ``sys.stdin`` (0), ``stdout`` (1) or ``stderr`` (2) follows.
+
+        A binary stream of the current request; None outside of one.
+        """
+        if self.current is None:
+            return None
+        owner = self._descriptors or self.current
+        return getattr(owner, ("stdin", "stdout", "stderr")[descriptor])
+
+    @property
+    def started(self) -> bool:
+        """Whether it has been found out what the process is."""
+        return self._started
 
     def install_streams(self) -> None:
         """Put the permanent streams in place of the process's own, which they follow."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Protocol, TextIO
 
@@ -138,7 +139,8 @@ class TextOut(io.TextIOBase):
         if self.closed or self._detached:
             return
         if self._source is not None:
-            if self._stream is not None:  # else nothing has been written
+            # If nothing has been written there is no stream yet.
+            if self._stream is not None and not _called_by_interpreter():
                 self._stream.flush()
         elif self._own is not None:
             self._own.flush()
@@ -231,6 +233,20 @@ class TextOut(io.TextIOBase):
     def __repr__(self) -> str:
         """Name the stream and what it follows."""
         return f"<fcgi_app.TextOut name={self.name!r} bound={self._bound!r}>"
+
+
+def _called_by_interpreter() -> bool:
+    """Whether no Python code called the caller of this.
+
+    The interpreter flushes ``sys.stdout`` before it reports an uncaught exception.
+    A head that it sent would stand in the way of the 500; the rest of the page goes
+    out at the end of the process in any case.
+    """
+    try:
+        sys._getframe(2)
+    except ValueError:
+        return True
+    return False
 
 
 def _not_text(thing: object) -> TypeError:
