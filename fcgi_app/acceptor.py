@@ -113,6 +113,7 @@ class Acceptor:
                     request.running = True
                     return request
             if self._stopping:
+                self.retire()
                 self._drain()
                 if not self._ready:
                     self.close()
@@ -189,13 +190,14 @@ class Acceptor:
 
     # One turn
 
-    def _turn(self, until: float | None) -> None:
-        """Wait for something to happen, and handle all of it."""
+    def _turn(self, until: float | None) -> bool:
+        """Wait for something to happen, handle all of it; whether anything came in."""
+        came = False
         connect_on: list[socket.socket] = []
         for key, _ in self._selector.select(self._time_to_wait(until)):
             owner = key.data
             if type(owner) is Transport:
-                owner.receive()
+                came |= owner.receive()
                 self.settle(owner)
             elif owner is None:
                 self._clear_wake()
@@ -207,6 +209,7 @@ class Acceptor:
             self._consider(listener)
         if self._paused_until and monotonic() >= self._paused_until:
             self._resume_accepting()
+        return came
 
     def _time_to_wait(self, until: float | None) -> float | None:
         """Seconds until the nearest deadline; None without one."""
@@ -331,21 +334,50 @@ class Acceptor:
 
     # The end
 
-    def _drain(self) -> None:
-        """Take nothing new; wait, within bounds, for what is on its way.
+    def retire(self) -> None:
+        """Take no new connection, and keep none once nothing is owed on it.
 
-        Requests that web servers have sent already on kept connections are served.
+        Requests that web servers have sent already on open connections will be served.
+        Idempotent.
         """
         self._close_listeners()
-        until = monotonic() + self._settings.stop_timeout
         self._sweep()
         for transport in list(self._connections):
             transport.refuse_keeping()
+
+    def refuse_waiting(self) -> None:
+        """Refuse the requests in the queue: the process ends before their turn."""
+        self._stopping = True
+        while self._ready:
+            request = self._ready.popleft()
+            if not request.finished:
+                request.refuse()
+
+    def shut_down(self) -> None:
+        """Close everything, after what was sent has had time to arrive."""
+        self._stopping = True
+        if self._wake_in >= 0:
+            self._drain()
+            self.refuse_waiting()
+            self.close()
+
+    def _drain(self) -> None:
+        """Wait for requests that are coming in, and for input still on its way.
+
+        As long as something comes the wait goes on, to ``linger_timeout`` at most;
+        then, or after ``stop_timeout`` of silence, the rest is lost.
+        """
+        settings = self._settings
+        latest = monotonic() + settings.linger_timeout
+        until = min(monotonic() + settings.stop_timeout, latest)
         while not self._ready and self._connections and monotonic() < until:
-            self._turn(until)
+            if self._turn(until):
+                until = min(monotonic() + settings.stop_timeout, latest)
 
     def _sweep(self) -> None:
         """Read, without waiting, whatever the connections have for us."""
+        if self._wake_in < 0:
+            return
         for key, _ in self._selector.select(0):
             if type(key.data) is Transport:
                 key.data.receive()

@@ -61,6 +61,9 @@ class CgiChannel:
                 except OSError:
                     request._aborted = True
 
+    def refuse(self, request: Request) -> None:
+        """Never called: a CGI request does not wait."""
+
     def hand_over(self, request: Request) -> None:
         """Nothing to do: the other process has the same descriptors."""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .streams import Buffer
 
-__all__ = ["Channel", "Request"]
+__all__ = ["Channel", "Host", "Request"]
 
 _T = TypeVar("_T")
 _ROLE_NAMES = {int(role): role.name.encode() for role in Role}
@@ -57,6 +57,9 @@ class Channel(Protocol):
     def end(self, request: Request, stderr: bytes, stdout: bytes) -> None:
         """Send the last output and end the request; never raises ``OSError``."""
 
+    def refuse(self, request: Request) -> None:
+        """Answer 503 to a request that no application has seen."""
+
     def hand_over(self, request: Request) -> None:
         """Give the request up: another process answers it (``detach``)."""
 
@@ -66,6 +69,16 @@ class Channel(Protocol):
         Raises:
             io.UnsupportedOperation: there is none.
         """
+
+
+class Host(Protocol):
+    """Who runs the application for a request: the loop."""
+
+    def request_ending(self, request: Request) -> None:
+        """The request is about to end: what was written elsewhere is to be in it."""
+
+    def request_ended(self, request: Request) -> None:
+        """The web server has its answer; the resources are released next."""
 
 
 class Request:
@@ -102,6 +115,7 @@ class Request:
         "_stdout",
         "app_status",
         "dispatched",
+        "host",
         "params_content",
         "params_map",
         "passthrough",
@@ -136,6 +150,7 @@ class Request:
         """The channel's own handle for this request."""
         self.dispatched = False  # handed to the queue of those that may run
         self.running = False  # the application has it
+        self.host: Host | None = None
         self._aborted = False
         self._body = InputBuffer()
         self._data: InputBuffer | None = None
@@ -319,6 +334,10 @@ class Request:
 
     # Its end
 
+    def refuse(self) -> None:
+        """Answer 503 in place of the application, which has not seen it."""
+        self._channel.refuse(self)
+
     def drop(self) -> None:
         """Forget a request that no application has seen; nothing is sent."""
         self._finished = True
@@ -331,7 +350,19 @@ class Request:
         """
         if self._finished or self._pid != _pid:
             return
-        # Nobody may open a stream anew or come here again on the way out.
+        host, self.host = self.host, None
+        if host is not None:
+            host.request_ending(self)
+        try:
+            self._end()
+        finally:
+            if host is not None:
+                host.request_ended(self)
+            if self._pool is not None:
+                self._pool.release()
+
+    def _end(self) -> None:
+        """Send the end; afterwards the streams are closed, whoever still holds them."""
         stdout = self.stdout._finish()
         stderr = self._stderr._finish() if self._stderr is not None else b""
         self._finished = True
@@ -349,8 +380,6 @@ class Request:
             # Each stream holds the request: without the way back there is no cycle,
             # and nothing of a request is left for the garbage collector.
             self._stdin = self._stdout = self._stderr = None
-            if self._pool is not None:
-                self._pool.release()
 
     def forget_output(self) -> None:
         """In a forked child: drop what the parent has written and will send itself."""

@@ -183,6 +183,7 @@ class Loop:
         for settle in self.before_swap:
             settle()
         self.current = request
+        request.host = self
         self._swap.enter(request.params_map)
         assert self._settings is not None
         if self._settings.descriptors:
@@ -205,24 +206,33 @@ class Loop:
 
     def finish(self) -> None:
         """End the current request, if there is one, and give the process back."""
-        request = self.current
-        if request is None:
-            return
+        if self.current is not None:
+            self.current.finish()
+
+    def request_ending(self, request: Request) -> None:
+        """Take back the descriptors; close the listeners if this is the last request.
+
+        A web server sends its next request to a process of its own as soon as it has
+        the end of this one: it must not find one that is about to go.
+        """
         for settle in self.before_swap:
             settle()
-        self.current = None
-        try:
-            if self._descriptors is not None:
-                owned, self._descriptors = self._descriptors, None
-                owned.leave()
-            request.finish()
-        finally:
-            assert self._texts is not None and self._swap is not None
-            for text in self._texts:
-                text.unbind()
-            self._swap.leave()
-            if request.is_cgi:
-                self._hooks.exit_status = request.app_status
+        if self._descriptors is not None:
+            owned, self._descriptors = self._descriptors, None
+            owned.leave()
+        if self._acceptor is not None and self._acceptor.stopping:
+            self._acceptor.retire()
+
+    def request_ended(self, request: Request) -> None:
+        """Give the process its own streams and environment back."""
+        if self.current is request:
+            self.current = None
+        assert self._texts is not None and self._swap is not None
+        for text in self._texts:
+            text.unbind()
+        self._swap.leave()
+        if request.is_cgi:
+            self._hooks.exit_status = request.app_status
 
     def run(
         self, handler: Callable[[Request], object], descriptors: bool | None
@@ -314,13 +324,17 @@ class Loop:
             self._acceptor.stop()
 
     def at_exit(self, app_status: int | None) -> None:
-        """The process ends: end what is current; idle connections are closed."""
+        """The process ends: end what is current, and close every connection well."""
+        acceptor = self._acceptor
+        if acceptor is not None:
+            acceptor.retire()
         if self.current is not None:
             if app_status is not None:
                 self.current.app_status = app_status
             self.finish()
-        if self._acceptor is not None:
-            self._acceptor.close()
+        if acceptor is not None:
+            acceptor.refuse_waiting()
+            acceptor.shut_down()
 
     def after_fork(self) -> None:
         """In a forked child: the parent's request and connections are not ours."""

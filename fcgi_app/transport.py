@@ -133,9 +133,9 @@ class Transport:
 
     @property
     def begun(self) -> bool:
-        """Whether a request is coming in that has not been dispatched."""
+        """Whether a request, or any record, has come in part."""
         connection = self._connection
-        return connection.receiving or connection.mid_record
+        return connection.receiving() or connection.mid_record
 
     @property
     def peer_name(self) -> str:
@@ -304,12 +304,16 @@ class Transport:
         self._reply(end)
         self._after_end(state)
 
+    def refuse(self, request: Request) -> None:
+        """Answer 503 to a request that no application has seen."""
+        request.drop()
+        self.requests.remove(request)
+        self._refuse(request.state, ProtocolStatus.OVERLOADED)
+
     def _ready(self, request: Request) -> None:
         request.dispatched = True
         if not self._owner.request_ready(request):
-            request.drop()
-            self.requests.remove(request)
-            self._refuse(request.state, ProtocolStatus.OVERLOADED)
+            self.refuse(request)
 
     def _find(self, state: RequestState) -> Request | None:
         for request in reversed(self.requests):
@@ -362,16 +366,25 @@ class Transport:
             connection.end_request(state, request.app_status, stderr_used=used)
         )
         try:
-            if self.keep or not state.keep_conn:
-                self._send(buffers)
-            else:
+            if self._is_last(request):
                 self._send_last(buffers)
+            else:
+                self._send(buffers)
         except OSError as error:
             log_info("%s: its end could not be sent: %s", request, error)
             self.keep = False
             self.eof = True
         self.requests.remove(request)
         self._after_end(state)
+
+    def _is_last(self, request: Request) -> bool:
+        """Whether a connection that was to be kept ends with this request."""
+        return (
+            not self.keep
+            and request.state.keep_conn
+            and len(self.requests) == 1
+            and not self._connection.receiving(but=request.state)
+        )
 
     def hand_over(self, request: Request) -> None:
         """Close this process's copy of the connection, without shutting it down."""

@@ -163,11 +163,10 @@ class Connection:
         """Whether the last byte received was inside a record."""
         return bool(self._pending or self._left or self._skip)
 
-    @property
-    def receiving(self) -> bool:
-        """Whether some request has begun of which not all input is in."""
+    def receiving(self, but: RequestState | None = None) -> bool:
+        """Whether a request, other than ``but``, has begun and its input not ended."""
         for request in self._requests.values():
-            if not (request.input_ended or request.ended):
+            if not (request.input_ended or request.ended or request is but):
                 return True
         return False
 
