@@ -137,7 +137,7 @@ class Acceptor:
 
     @property
     def wake_descriptor(self) -> int:
-        """A non-blocking descriptor to write a byte to, for ``signal.set_wakeup_fd``."""
+        """A non-blocking descriptor to write to, for ``signal.set_wakeup_fd``."""
         return self._wake_out
 
     @property
@@ -422,7 +422,7 @@ class Acceptor:
 
 
 def _values(settings: Settings) -> Mapping[bytes, bytes]:
-    """The true answers to GET_VALUES (§4.1) of a process that serves one at a time.
+    """Return the true answers to GET_VALUES (§4.1) of a one-at-a-time process.
 
     FCGI_MPXS_CONNS is 0 because requests wait for each other; they are queued, not
     refused, when a web server interleaves them all the same (HAProxy does).

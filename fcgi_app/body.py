@@ -53,7 +53,7 @@ class InputBuffer:
         if self._file is None:
             from tempfile import TemporaryFile  # slow to load and hardly ever needed
 
-            self._file = TemporaryFile(prefix="fcgi_app-")
+            self._file = TemporaryFile(prefix="fcgi_app-")  # noqa: SIM115 - kept open
             self._read_at = 0
         self._file.seek(0, 2)
         self._file.write(data)
@@ -89,7 +89,7 @@ class InputBuffer:
         """Move what can be read to an unnamed file, positioned at its start."""
         from tempfile import TemporaryFile
 
-        file = TemporaryFile(prefix="fcgi_app-")
+        file = TemporaryFile(prefix="fcgi_app-")  # noqa: SIM115 - the caller's
         while data := self.take(_COPY_SIZE):
             file.write(data)
         file.seek(0)

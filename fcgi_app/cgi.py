@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Mapping
+from time import monotonic
 
 from .body import InputBuffer
 from .codec.constants import Role
@@ -11,7 +13,7 @@ from .request import Request
 from .settings import Settings
 from .streams import Buffer
 
-__all__ = ["CgiChannel", "cgi_request"]
+__all__ = ["CgiChannel", "CgiEnviron", "cgi_request"]
 
 _READ_SIZE = 65536
 
@@ -60,6 +62,27 @@ class CgiChannel:
                     _write(request, descriptor, [rest])
                 except OSError:
                     request._aborted = True
+        self._discard_body(request)
+
+    def _discard_body(self, request: Request) -> None:
+        """Read what the application has left of the body, within the linger times.
+
+        A web server that finds nobody reading (mod_cgid) forgets the answer.
+        """
+        settings = request._settings
+        until = monotonic() + settings.linger_timeout
+        poller = select.poll()
+        poller.register(0, select.POLLIN)
+        while self._left and not request._body.ended and monotonic() < until:
+            if not poller.poll(settings.linger_idle * 1000):
+                return
+            try:
+                data = os.read(0, min(_READ_SIZE, self._left))
+            except OSError:
+                return
+            if not data:
+                return
+            self._left -= len(data)
 
     def refuse(self, request: Request) -> None:
         """Never called: a CGI request does not wait."""
@@ -72,6 +95,23 @@ class CgiChannel:
         if descriptor == 1:
             request.stdout.flush()
         return descriptor
+
+
+class CgiEnviron:
+    """The environment of a CGI program: it is the request's already, nearly.
+
+    In place of ``environ.EnvironSwap``, which costs each start of a CGI program the
+    10 ms of loading ctypes.
+    """
+
+    def enter(self, params: Mapping[bytes, bytes]) -> None:
+        """Set FCGI_ROLE, and drop HTTP_PROXY, which a client's header has made."""
+        os.environ["FCGI_ROLE"] = os.fsdecode(params[b"FCGI_ROLE"])
+        os.environ.pop("HTTP_PROXY", None)
+
+    def leave(self) -> None:
+        """Leave it: the process ends with its request."""
+        os.environ.pop("FCGI_ROLE", None)
 
 
 def cgi_request(environ: Mapping[bytes, bytes], settings: Settings) -> Request:

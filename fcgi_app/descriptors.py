@@ -98,7 +98,9 @@ class RequestDescriptors:
     def _pump(self) -> None:
         """Move what is written to the pipes on to the request, as it comes."""
         poller = select.poll()
-        sinks = dict(zip(self._pipes, (self._request.stdout, self._request.stderr)))
+        sinks = dict(
+            zip(self._pipes, (self._request.stdout, self._request.stderr), strict=True)
+        )
         for descriptor in (*sinks, self._done_in):
             poller.register(descriptor, select.POLLIN)
         done = False
@@ -145,7 +147,7 @@ def _duplicate(descriptor: int) -> int:
 
 
 def _pipe_on(descriptor: int) -> int:
-    """Put a pipe's writing end on ``descriptor``; return its non-blocking reading end."""
+    """Put a pipe on ``descriptor``; return its reading end, non-blocking."""
     reading, writing = os.pipe()
     os.dup2(writing, descriptor)
     os.close(writing)

@@ -75,10 +75,10 @@ class Host(Protocol):
     """Who runs the application for a request: the loop."""
 
     def request_ending(self, request: Request) -> None:
-        """The request is about to end: what was written elsewhere is to be in it."""
+        """Put what was written elsewhere into the request, which is about to end."""
 
     def request_ended(self, request: Request) -> None:
-        """The web server has its answer; the resources are released next."""
+        """Take the process back: the web server has its answer."""
 
 
 class Request:
@@ -168,7 +168,7 @@ class Request:
 
     @property
     def params(self) -> Mapping[str, str]:
-        """The params as text (UTF-8, undecodable bytes as surrogates, like os.environ)."""
+        """The params as text, decoded as os.environ is (undecodable: surrogates)."""
         if self._params is None:
             self._params = {
                 fsdecode(name): fsdecode(value)
@@ -216,7 +216,7 @@ class Request:
 
     @property
     def stdin(self) -> BinaryIO:
-        """The body, as a ``io.BufferedReader``; a filter's DATA once that is started."""
+        """The body, an ``io.BufferedReader``; a filter's DATA once that is started."""
         if self._stdin is None:
             source = self._body
             if self._filtering:

@@ -8,6 +8,7 @@ all of them take alike. Nothing behind the head is looked at. What is done, and 
 - ``Connection``, ``Keep-Alive`` and ``Transfer-Encoding`` go: httpd passes them on.
 - A needless ``Status: 200`` goes: it switches httpd's conditional answers off.
 - A first line ``HTTP/1.x 404 …`` becomes ``Status: 404 …``.
+- ``Status`` stands last: in HAProxy the last of ``Status`` and ``Location`` decides.
 - A head that never ends, or is none, becomes a 500: mod_proxy_fcgi would make a page
   of it, and HAProxy 2.6 dies of it.
 """
@@ -41,7 +42,7 @@ class MalformedHead(FcgiAppError):
 
 
 def build_error(status: int, text: str = "") -> bytes:
-    """Build a whole response for ``status`` with its reason, or ``text``, as the page."""
+    """Build a whole response whose page is ``text``, or the status and its reason."""
     reason = HTTPStatus(status).phrase
     page = (text or f"{status} {reason}").encode() + b"\n"
     head = (
@@ -179,17 +180,18 @@ def _rewrite(head: bytes) -> bytes:
     fields = _parse_head(head)
     names = {name for name, _, _ in fields}
     lines: list[bytes] = []
-    if b"location" in names and b"status" not in names:
-        lines.append(b"Status: 302 Found")
+    status = b"Status: 302 Found" if b"location" in names else b""
     for name, value, line in fields:
         if name in _HOP_BY_HOP:
             continue
         if name == b"status":
             _check_status(value)
-            if value[:3] == b"200" and b"location" not in names and len(fields) > 1:
-                continue
-            line = b"Status: " + value
+            needless = value[:3] == b"200" and b"location" not in names
+            status = b"" if needless and len(fields) > 1 else b"Status: " + value
+            continue
         lines.append(line)
+    if status:
+        lines.append(status)
     if not lines:
         raise MalformedHead("the response head has no field that could be passed on")
     return b"\r\n".join(lines) + b"\r\n\r\n"

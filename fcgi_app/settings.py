@@ -26,13 +26,13 @@ class Settings:
         read_ahead: a request is given to the application when so much of its body
             has come, or all; 0: as soon as its params are in.
         spool: input beyond this that nobody has read yet goes to a temporary file.
-        output_buffer: output is sent when so much has gathered, at flush, at finish.
+        output_buffer: output is sent when so much is there, at flush, at finish.
         first_byte_timeout: from connect to the first byte. libfcgi waits 2 s.
         params_timeout: silence allowed while params are due (httpd: Timeout 60).
         body_timeout: silence allowed while a body is due (mod_fcgid: 40).
         write_timeout: a web server that takes no byte for so long has gone
             (nginx: fastcgi_send_timeout 60, httpd: Timeout 60).
-        keep_timeout: an idle kept connection is closed after; 0: the web server decides.
+        keep_timeout: an idle kept connection is closed after; 0: its web server does.
         linger_timeout: how long unread input is discarded after an early answer
             (nginx: lingering_time 30).
         linger_idle: the same, between two arrivals (nginx: lingering_timeout 5).

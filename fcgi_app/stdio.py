@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from stat import S_ISSOCK
 from typing import TYPE_CHECKING, Any
 
-from ._log import log_info, log_warning
-from .environ import EnvironSwap
+from ._log import log_info
 from .errors import CallSequenceError, RequestAborted
 from .hooks import ProcessHooks
 from .inherited import forces_cgi, inherited_listener, plug_standard_descriptors
@@ -25,7 +24,9 @@ if TYPE_CHECKING:
     import socket
 
     from .acceptor import Acceptor
+    from .cgi import CgiEnviron
     from .descriptors import RequestDescriptors
+    from .environ import EnvironSwap
 
 __all__ = [
     "Loop",
@@ -59,7 +60,7 @@ class Loop:
         self._cgi_served = False
         self._over = False
         self._acceptor: Acceptor | None = None
-        self._swap: EnvironSwap | None = None
+        self._swap: EnvironSwap | CgiEnviron | None = None
         self._descriptors: RequestDescriptors | None = None
         self._texts: tuple[TextIn, TextOut, TextOut] | None = None
         self._originals: tuple[Any, Any, Any] = (None, None, None)
@@ -79,7 +80,7 @@ class Loop:
         self._changes.update(changes)
 
     def listen(self, address: str, backlog: int, mode: int | None) -> socket.socket:
-        """Serve on a socket of the script's own; several addresses are served at once."""
+        """Serve on a socket of the script's own; there may be several."""
         if self._started:
             raise CallSequenceError("listen: accept has been called already")
         from .sockets import open_socket
@@ -105,9 +106,8 @@ class Loop:
         else:
             for unused in self._listeners:
                 unused.close()
-            self._cgi = True
+            self._start_cgi()
         self._started = True
-        self._swap = EnvironSwap(replace=self._settings.replace_environ)
         self._hooks.install()
 
     def _start_fastcgi(self, listeners: list[socket.socket]) -> None:
@@ -122,6 +122,15 @@ class Loop:
             admits = addresses.allows if addresses is not None else None
         release = self._release_own if self._listeners else None
         self._acceptor = Acceptor(listeners, self._settings, admits, release)
+        from .environ import EnvironSwap
+
+        self._swap = EnvironSwap(replace=self._settings.replace_environ)
+
+    def _start_cgi(self) -> None:
+        from .cgi import CgiEnviron
+
+        self._cgi = True
+        self._swap = CgiEnviron()
 
     def _release_own(self, listener: socket.socket) -> None:
         """Close a socket that ``listen`` opened, and remove its file if it is ours."""
@@ -178,7 +187,8 @@ class Loop:
         """Make the process's globals those of ``request``."""
         if self._texts is None:
             self.install_streams()
-        assert self._texts is not None and self._swap is not None
+        assert self._texts is not None
+        assert self._swap is not None
         text_in, text_out, text_err = self._texts
         for settle in self.before_swap:
             settle()
@@ -227,7 +237,8 @@ class Loop:
         """Give the process its own streams and environment back."""
         if self.current is request:
             self.current = None
-        assert self._texts is not None and self._swap is not None
+        assert self._texts is not None
+        assert self._swap is not None
         for text in self._texts:
             text.unbind()
         self._swap.leave()
@@ -291,7 +302,7 @@ class Loop:
         return self._started
 
     def install_streams(self) -> None:
-        """Put the permanent streams in place of the process's own, which they follow."""
+        """Put the permanent streams in place of the process's own."""
         if self._texts is not None:
             return
         self._originals = (sys.stdin, sys.stdout, sys.stderr)
@@ -307,7 +318,7 @@ class Loop:
         if self._texts is None:
             return
         for name, ours, own in zip(
-            ("stdin", "stdout", "stderr"), self._texts, self._originals
+            ("stdin", "stdout", "stderr"), self._texts, self._originals, strict=True
         ):
             if getattr(sys, name) is ours:
                 setattr(sys, name, own)
@@ -324,7 +335,7 @@ class Loop:
             self._acceptor.stop()
 
     def at_exit(self, app_status: int | None) -> None:
-        """The process ends: end what is current, and close every connection well."""
+        """End what is current and close every connection well: the process ends."""
         acceptor = self._acceptor
         if acceptor is not None:
             acceptor.retire()
@@ -354,7 +365,7 @@ class Loop:
 
 
 def exit_status_of(code: object) -> int:
-    """The exit status that ``SystemExit(code)`` gives a process."""
+    """Return the exit status that ``SystemExit(code)`` gives a process."""
     if code is None:
         return 0
     return code if isinstance(code, int) else 1

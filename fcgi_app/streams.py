@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 from ._log import log_warning
 from .codec.constants import Role
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BodyReader", "OutputStream", "StderrStream", "StdoutStream"]
 
-Buffer = Union[bytes, bytearray, memoryview]
+Buffer = bytes | bytearray | memoryview
 
 _MAX_LINE = 8192
 """Bytes of a line on STDERR that go out before its end (httpd cuts at 8 KiB)."""
@@ -222,7 +222,7 @@ class StdoutStream(OutputStream):
         return page
 
     def _fail(self, status: int) -> None:
-        """The application has failed: an error page, unless a head has gone out."""
+        """Answer with an error page, unless a head has gone out."""
         if self._head is not None:
             self._parts = []
             self._size = 0

@@ -470,7 +470,7 @@ class Transport:
         self.sock.shutdown(socket.SHUT_WR)  # this lets the corked segment go
 
     def _lost_output(self) -> None:
-        """The web server takes no more: every request of the connection is aborted."""
+        """Abort every request of the connection: the web server takes no more."""
         self.eof = True
         self.keep = False
         for request in list(self.requests):
@@ -482,7 +482,7 @@ class Transport:
     # Closing
 
     def _after_end(self, state: RequestState) -> None:
-        """A request has been ended: keep the connection, close it, or linger."""
+        """Keep the connection after a request's end, or close it, or linger."""
         if not state.keep_conn:
             self.keep = False
         if self.closed:
@@ -509,11 +509,11 @@ class Transport:
             self.close()
 
     def give_up(self) -> None:
-        """The peer was silent for too long: drop what was incomplete, and close."""
+        """Drop what is incomplete, and close: the peer was silent for too long."""
         self._lost_input()
 
     def _linger(self) -> None:
-        """Shut our side down and discard what comes, so that no reset overtakes the answer."""
+        """Shut our side down and discard input: a reset would destroy the answer."""
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:

@@ -105,7 +105,9 @@ SAMPLES = [
         begin_request()
         + build_record(77, 0, b"12345678", 5)
         + params()
-        + build_record(RecordType.GET_VALUES, 0, build_params([(b"FCGI_MAX_REQS", b"")]))
+        + build_record(
+            RecordType.GET_VALUES, 0, build_params([(b"FCGI_MAX_REQS", b"")])
+        )
         + build_record(99, 1, b"skipped", 3)
         + stdin(data=b"x", end=False)
         + build_record(77, 0, b"in the body")
@@ -146,7 +148,9 @@ class TestFeeding:
         sample = draw.draw(st.sampled_from([p.values[0] for p in SAMPLES]))
         assert isinstance(sample, bytes)
         cuts = sorted(draw.draw(st.lists(st.integers(0, len(sample)), max_size=9)))
-        pieces = [sample[a:b] for a, b in zip([0, *cuts], [*cuts, len(sample)])]
+        pieces = [
+            sample[a:b] for a, b in zip([0, *cuts], [*cuts, len(sample)], strict=True)
+        ]
         assert feed(pieces) == feed([sample])
 
 
@@ -240,7 +244,7 @@ BEFORE = {
 }
 # What is not an error, and the events it gives; the rest is out of order.
 ACCEPTED: dict[State, dict[str, list[type]]] = {
-    State.INACTIVE: dict.fromkeys(STREAM_RECORDS, []),
+    State.INACTIVE: {name: [] for name in STREAM_RECORDS},
     State.PARAMS: {
         "abort": [AbortReceived],
         "params": [],
@@ -256,8 +260,8 @@ ACCEPTED: dict[State, dict[str, list[type]]] = {
         "data": [DataReceived],
         "data-end": [DataEnded],
     },
-    State.COMPLETE: {**dict.fromkeys(STREAM_RECORDS, []), "abort": [AbortReceived]},
-    State.ENDED: dict.fromkeys(STREAM_RECORDS, []),
+    State.COMPLETE: {**{n: [] for n in STREAM_RECORDS}, "abort": [AbortReceived]},
+    State.ENDED: {name: [] for name in STREAM_RECORDS},
 }
 
 
@@ -325,7 +329,7 @@ class TestManagement:
 
     def test_malformed_get_values(self) -> None:
         """A query whose pair runs past the record is a violation."""
-        with pytest.raises(RemoteProtocolError, match="3.4"):
+        with pytest.raises(RemoteProtocolError, match=r"3\.4"):
             only(Connection(), build_record(RecordType.GET_VALUES, 0, b"\x05\x00ab"))
 
     @pytest.mark.parametrize("record_type", [2, 4, 5, 6, 7, 8, 10, 12, 77, 255])
@@ -363,7 +367,10 @@ class TestViolations:
                 id="params-cut",
             ),
             pytest.param(
-                begin_request() + build_record(4, 1, b"\5\1ab") + params(pairs=[]) + stdin(),
+                begin_request()
+                + build_record(4, 1, b"\5\1ab")
+                + params(pairs=[])
+                + stdin(),
                 "runs to byte",
                 id="params-cut-in-a-whole-request",
             ),
@@ -533,7 +540,9 @@ class TestSending:
         """Empty STDOUT and END_REQUEST, byte for byte as libfcgi (W2)."""
         connection = Connection()
         end = connection.end_request(self.request(connection).request)
-        assert end == bytes.fromhex("0106000100000000 0103000100080000 0000000000000000")
+        assert end == bytes.fromhex(
+            "0106000100000000 0103000100080000 0000000000000000"
+        )
 
     @pytest.mark.parametrize(
         ("status", "wire"),

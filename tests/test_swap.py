@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from .webserver import PACKAGE_PARENT, App, Answer, begin_request, params, stdin
+from .webserver import PACKAGE_PARENT, Answer, App, begin_request, params, stdin
 
 PROGRAM = """
     import io, os, signal, subprocess, sys, threading
@@ -102,7 +102,9 @@ class TestEnvironment:
         env = {"FCGI_APP_REPLACE_ENVIRON": "1", "OWN": "process"}
         with App(tmp_path, PROGRAM, env=env) as app:
             text = "print(sorted(os.environ))"
-            names = sorted(["FCGI_ROLE", "QUERY_STRING", "REMOTE_ADDR", "REQUEST_METHOD"])
+            names = sorted(
+                ["FCGI_ROLE", "QUERY_STRING", "REMOTE_ADDR", "REQUEST_METHOD"]
+            )
             assert said(app, text) == f"{names}\n"
 
     def test_q6_bad_names_and_values(self, app: App) -> None:
@@ -490,7 +492,9 @@ class TestProcess:
 
     def test_q27_after_finish(self, app: App) -> None:
         """27: output after finish goes to the process's own streams; stdin is at EOF."""
-        text = "print('page'); finish(); print('own', repr(sys.stdin.read()), flush=True)"
+        text = (
+            "print('page'); finish(); print('own', repr(sys.stdin.read()), flush=True)"
+        )
         assert said(app, text, body=b"unread") == "page\n"
         assert said(app, "print('next')") == "next\n"
         assert app.log == "own ''\n"
@@ -535,7 +539,7 @@ class TestDescriptors:
         """
         with App(tmp_path, source) as app:
             answer = app.ask()
-        assert answer.stdout == b"Status: 302 Found\r\nLocation: /x\r\n\r\npage"
+        assert answer.stdout == b"Location: /x\r\nStatus: 302 Found\r\n\r\npage"
 
     def test_more_than_a_pipe_holds(self, owned: App) -> None:
         """A child may write more than a pipe holds while we wait for it."""
@@ -664,7 +668,7 @@ class TestCgi:
             timeout=30,
             check=True,
         )
-        assert done.stdout == b"Status: 302 Found\r\nLocation: /x\r\n\r\n"
+        assert done.stdout == b"Location: /x\r\nStatus: 302 Found\r\n\r\n"
 
     def test_children_and_fileno(self, tmp_path: Path) -> None:
         """A CGI stream has its descriptor, and a child's output keeps its place."""

@@ -249,9 +249,7 @@ def test_w15_unknown_role(app: App, wire: Wire) -> None:
         ),
     ],
 )
-def test_w16_broken_protocol(
-    app: App, wire: Wire, sample: bytes, reason: str
-) -> None:
+def test_w16_broken_protocol(app: App, wire: Wire, sample: bytes, reason: str) -> None:
     """W16: the connection is closed, the log says why, the next one is served."""
     wire.send(sample)
     assert wire.is_closed()
@@ -429,7 +427,9 @@ def test_w24_peer_that_does_not_close(app: App, wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("situation", ["idle", "kept", "first-byte", "busy", "busy-kept"])
+@pytest.mark.parametrize(
+    "situation", ["idle", "kept", "first-byte", "busy", "busy-kept"]
+)
 def test_w25_stop(app: App, wire: Wire, situation: str, number: int) -> None:
     """W25: a stop is prompt in every state, finishes the request, and exits 0."""
     keep = situation in ("kept", "busy-kept")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ def params(
     cuts = [0, *cut_at, len(content)]
     records = [
         build_record(RecordType.PARAMS, request_id, content[start:stop])
-        for start, stop in zip(cuts, cuts[1:])
+        for start, stop in pairwise(cuts)
         if stop > start
     ]
     if end:

@@ -116,7 +116,7 @@ def build_record(
 def build_stream(
     record_type: int, request_id: int, data: bytes, *, end: bool = False
 ) -> bytes:
-    """Build the stream records (§3.3) that carry ``data``; ``end`` adds the empty one."""
+    """Build the stream records (§3.3) that carry ``data``, and the empty one."""
     parts = []
     for start in range(0, len(data), STREAM_CHUNK):
         piece = data[start : start + STREAM_CHUNK]

@@ -490,7 +490,7 @@ class Connection:
         return found
 
     def _check_unfinished_params(self) -> None:
-        """Refuse a length that can never be kept, without waiting for its bytes (W19)."""
+        """Refuse a length that can never be kept before its bytes come (W19)."""
         for request in self._requests.values():
             if request.state == State.PARAMS and request.params_parts:
                 content = b"".join(request.params_parts)

@@ -6,7 +6,7 @@ these objects do not.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 from .state import RequestState
 
@@ -78,12 +78,12 @@ class RequestRefused(NamedTuple):
     protocol_status: int
 
 
-Event = Union[
-    ParamsReceived,
-    StdinReceived,
-    StdinEnded,
-    DataReceived,
-    DataEnded,
-    AbortReceived,
-    RequestRefused,
-]
+Event = (
+    ParamsReceived
+    | StdinReceived
+    | StdinEnded
+    | DataReceived
+    | DataEnded
+    | AbortReceived
+    | RequestRefused
+)

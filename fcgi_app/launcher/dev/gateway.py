@@ -13,6 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.errors import (
+    FirstHeaderLineIsContinuationDefect,
+    InvalidHeaderDefect,
+    MisplacedEnvelopeHeaderDefect,
+    MissingHeaderBodySeparatorDefect,
+)
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -30,6 +36,12 @@ CLIENT_TIMEOUT = 60.0
 nginx's client_header_timeout and about its keepalive_timeout."""
 LINGER = 5.0
 """Seconds for the rest of a body that nobody wants: nginx's lingering_timeout."""
+_HEAD_DEFECTS = (
+    FirstHeaderLineIsContinuationDefect,
+    InvalidHeaderDefect,
+    MisplacedEnvelopeHeaderDefect,
+    MissingHeaderBodySeparatorDefect,
+)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNPRINTABLE = re.compile(r"[^!-~]")
 
@@ -218,13 +230,21 @@ class _Handler(BaseHTTPRequestHandler):
                 f"{reply.sent} bytes {milliseconds:.1f} ms" + (note and f" ({note})")
             )
 
+    def _is_malformed(self) -> bool:
+        """Whether the lines of the head are no header fields.
+
+        Other defects are none: the parser behind http.server is one for mail, and of
+        a multipart Content-Type it says that no parts follow the head.
+        """
+        return any(isinstance(defect, _HEAD_DEFECTS) for defect in self.headers.defects)
+
     def parsed(self) -> HttpRequest:
         """Give the request, or raise `BadRequest` for what http.server lets pass."""
         if self.incoming.ended:
             raise ClientGone("in its request")
         headers = [(str(name), str(value)) for name, value in self.headers.items()]
         names = (self.command, *(name for name, _ in headers))
-        if self.headers.defects or not all(map(_TOKEN.fullmatch, names)):
+        if self._is_malformed() or not all(map(_TOKEN.fullmatch, names)):
             raise BadRequest("The head of the request is malformed.")
         if any(bad in value for _, value in headers for bad in "\0\r\n"):
             raise BadRequest("A header has a control character or goes over lines.")
