@@ -360,12 +360,10 @@ class StandardFile(FCGI_FILE):
         return super().error
 
     def settle(self) -> None:
-        """Be as new: a request begins or ends."""
+        """Let go of what the last request had; the next look finds it as new."""
         if self._file is not None:
             self.close()
-        if self._seen is not None:
-            self._seen = None
-            self._forget()
+        self._seen = None
 
 
 def _write_all(stream: Any, data: bytes) -> None:

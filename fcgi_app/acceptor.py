@@ -14,6 +14,8 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
+from math import inf
+from selectors import EVENT_READ, EVENT_WRITE
 from time import monotonic
 from typing import Any
 
@@ -51,6 +53,7 @@ _PASSING = frozenset(
 )
 _FIRST_PAUSE = 0.05  # seconds without accept when the process is out of descriptors
 _LONGEST_PAUSE = 1.0
+_LONGEST_WAIT = 1_000_000.0  # seconds; epoll and poll(2) take 24 days at most
 
 _Place = dict[Transport, float]
 
@@ -79,11 +82,21 @@ class Acceptor:
         self._selector = selectors.DefaultSelector()
         self._ready: deque[Request] = deque()
         self._connections: set[Transport] = set()
-        # Where a connection may wait, oldest first, with its deadline (0: none).
+        # Where a connection may wait, oldest first, with its deadline.
         self._first: _Place = {}
         self._coming: _Place = {}
+        self._uploading: _Place = {}
+        self._blocked: _Place = {}
         self._idle: _Place = {}
         self._lingering: _Place = {}
+        self._places = (
+            (self._first, "sent nothing"),
+            (self._coming, "sent part of a request and then nothing"),
+            (self._uploading, "sent part of a body and then nothing"),
+            (self._blocked, "took no answer"),
+            (self._idle, ""),
+            (self._lingering, ""),
+        )
         self._stopping = False
         self._passed_over = False
         self._paused_until = 0.0
@@ -92,10 +105,10 @@ class Acceptor:
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
-        self._selector.register(self._wake_in, selectors.EVENT_READ, None)
+        self._selector.register(self._wake_in, EVENT_READ, None)
         for listener in listeners:
             listener.setblocking(False)
-            self._selector.register(listener, selectors.EVENT_READ, listener)
+            self._selector.register(listener, EVENT_READ, listener)
 
     # For the loop
 
@@ -119,9 +132,10 @@ class Acceptor:
                     self.close()
                     return None
                 continue
-            if until is not None and monotonic() >= until:
+            late = until is not None and monotonic() >= until
+            self._turn(until)  # once at least: a timeout of 0 takes what is there
+            if late and not (self._ready or self._stopping):
                 raise TimeoutError(f"no request came within {timeout:g} s")
-            self._turn(until)
 
     def stop(self) -> None:
         """Ask for the end: safe in signal handlers and from any thread."""
@@ -149,27 +163,41 @@ class Acceptor:
         """Put a connection where it belongs after anything has happened to it."""
         if transport.closed:
             return
+        events = EVENT_READ
+        settings = self._settings
         if transport.lingering:
-            idle = self._settings.linger_idle
-            self._put(transport, self._lingering, idle, transport.until)
-        elif transport.paused or transport.eof:
+            self._put(transport, self._lingering, settings.linger_idle, transport.until)
+        elif transport.eof:
             self._put(transport, None)
-            if transport.registered:
-                transport.registered = False
-                self._selector.unregister(transport.fd)
-            return
+            events = 0
+        elif transport.unsent:
+            self._put(transport, self._blocked, settings.write_timeout)
+            events = EVENT_WRITE
+        elif transport.paused:
+            self._put(transport, None)
+            events = 0
+        elif transport.uploading:
+            self._put(transport, self._uploading, settings.body_timeout)
         elif transport.requests:
             self._put(transport, None)
         elif transport.begun:
-            wait = self._settings.params_timeout
-            self._put(transport, self._coming, wait)
+            self._put(transport, self._coming, settings.params_timeout)
         elif transport.seen_bytes:
-            self._put(transport, self._idle, self._settings.keep_timeout)
+            self._put(transport, self._idle, settings.keep_timeout)
         else:
-            self._put(transport, self._first, self._settings.first_byte_timeout)
-        if not transport.registered:
-            transport.registered = True
-            self._selector.register(transport.fd, selectors.EVENT_READ, transport)
+            self._put(transport, self._first, settings.first_byte_timeout)
+        if transport.watched != events:
+            self._watch(transport, events)
+
+    def _watch(self, transport: Transport, events: int) -> None:
+        """Have the selector tell of ``events`` on a connection; 0: of none."""
+        if not events:
+            self._selector.unregister(transport.fd)
+        elif transport.watched:
+            self._selector.modify(transport.fd, events, transport)
+        else:
+            self._selector.register(transport.fd, events, transport)
+        transport.watched = events
 
     # For the connections
 
@@ -184,9 +212,8 @@ class Acceptor:
         """Forget a connection that is about to close its socket."""
         self._connections.discard(transport)
         self._put(transport, None)
-        if transport.registered:
-            transport.registered = False
-            self._selector.unregister(transport.fd)
+        if transport.watched:
+            self._watch(transport, 0)
 
     # One turn
 
@@ -194,17 +221,19 @@ class Acceptor:
         """Wait for something to happen, handle all of it; whether anything came in."""
         came = False
         connect_on: list[socket.socket] = []
-        for key, _ in self._selector.select(self._time_to_wait(until)):
+        for key, events in self._selector.select(self._time_to_wait(until)):
             owner = key.data
             if type(owner) is Transport:
-                came |= owner.receive()
+                if events & EVENT_READ:
+                    came |= owner.receive()
+                else:
+                    owner.send_replies()
                 self.settle(owner)
             elif owner is None:
                 self._clear_wake()
             else:
                 connect_on.append(owner)
-        if self._first or self._coming or self._lingering or self._idle:
-            self._expire()
+        self._expire()
         for listener in connect_on:
             self._consider(listener)
         if self._paused_until and monotonic() >= self._paused_until:
@@ -213,15 +242,15 @@ class Acceptor:
 
     def _time_to_wait(self, until: float | None) -> float | None:
         """Seconds until the nearest deadline; None without one."""
-        nearest = until
-        for place in (self._first, self._coming, self._idle, self._lingering):
+        nearest = inf if until is None else until
+        for place, _ in self._places:
             if place:
-                deadline = next(iter(place.values()))
-                if deadline and (nearest is None or deadline < nearest):
-                    nearest = deadline
-        if self._paused_until and (nearest is None or self._paused_until < nearest):
-            nearest = self._paused_until
-        return None if nearest is None else max(0.0, nearest - monotonic())
+                nearest = min(nearest, next(iter(place.values())))
+        if self._paused_until:
+            nearest = min(nearest, self._paused_until)
+        if nearest == inf:
+            return None
+        return min(max(0.0, nearest - monotonic()), _LONGEST_WAIT)
 
     def _clear_wake(self) -> None:
         try:
@@ -234,29 +263,25 @@ class Acceptor:
         transport: Transport,
         place: _Place | None,
         wait: float = 0.0,
-        latest: float = 0.0,
+        latest: float = inf,
     ) -> None:
         """Move a connection to the end of ``place``, due in ``wait`` seconds."""
         if transport.place is not None:
             transport.place.pop(transport, None)
         transport.place = place
         if place is not None:
-            deadline = monotonic() + wait if wait else 0.0
-            place[transport] = min(deadline, latest) if latest else deadline
+            place[transport] = min(monotonic() + wait, latest) if wait else latest
 
     def _expire(self) -> None:
         """Close the connections whose deadline has passed."""
         now = 0.0
-        for place, what in (
-            (self._first, "sent nothing"),
-            (self._coming, "sent part of a request and then nothing"),
-            (self._idle, ""),
-            (self._lingering, ""),
-        ):
+        for place, what in self._places:
             while place:
                 transport, deadline = next(iter(place.items()))
+                if deadline == inf:
+                    break
                 now = now or monotonic()
-                if not deadline or deadline > now:
+                if deadline > now:
                     break
                 if what:
                     log_warning(
@@ -271,7 +296,7 @@ class Acceptor:
 
         Without the second rule one busy kept connection would shut all others out.
         """
-        if self._stopping:
+        if self._stopping or self._paused_until:
             return
         if self._ready and not self._passed_over:
             self._passed_over = True
@@ -323,7 +348,7 @@ class Acceptor:
         self._paused_until = 0.0
         if not self._stopping:
             for listener in self._listeners:
-                self._selector.register(listener, selectors.EVENT_READ, listener)
+                self._selector.register(listener, EVENT_READ, listener)
 
     def _close_oldest_idle(self) -> bool:
         """Make room: close the kept connection that is unused longest."""
@@ -357,22 +382,26 @@ class Acceptor:
         """Close everything, after what was sent has had time to arrive."""
         self._stopping = True
         if self._wake_in >= 0:
-            self._drain()
-            self.refuse_waiting()
+            while self._drain():
+                self.refuse_waiting()
             self.close()
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
         """Wait for requests that are coming in, and for input still on its way.
 
         As long as something comes the wait goes on, to ``linger_timeout`` at most;
         then, or after ``stop_timeout`` of silence, the rest is lost.
+
+        Returns:
+            Whether a request is ready, so that the wait is not over.
         """
         settings = self._settings
-        latest = monotonic() + settings.linger_timeout
-        until = min(monotonic() + settings.stop_timeout, latest)
+        latest = _deadline(settings.linger_timeout)
+        until = min(_deadline(settings.stop_timeout), latest)
         while not self._ready and self._connections and monotonic() < until:
             if self._turn(until):
-                until = min(monotonic() + settings.stop_timeout, latest)
+                until = min(_deadline(settings.stop_timeout), latest)
+        return bool(self._ready)
 
     def _sweep(self) -> None:
         """Read, without waiting, whatever the connections have for us."""
@@ -417,8 +446,13 @@ class Acceptor:
         self._selector.close()
         self._selector = selectors.DefaultSelector()
         if but is not None:
-            but.registered = False
+            but.watched = 0
             but.place = None
+
+
+def _deadline(wait: float) -> float:
+    """When ``wait`` seconds have passed; 0 is no limit."""
+    return monotonic() + wait if wait else inf
 
 
 def _values(settings: Settings) -> Mapping[bytes, bytes]:

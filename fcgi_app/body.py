@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from typing import IO
 
@@ -20,6 +21,7 @@ class InputBuffer:
 
     Attributes:
         ended: the end of the stream has come; no bytes follow.
+        cut: it ended before its time, by an abort or with its connection.
         received: bytes that ever came.
         size: bytes that can be read now.
     """
@@ -29,6 +31,7 @@ class InputBuffer:
         "_file",
         "_in_file",
         "_read_at",
+        "cut",
         "ended",
         "received",
         "size",
@@ -40,23 +43,29 @@ class InputBuffer:
         self._in_file = 0  # bytes of it that have not been read
         self._read_at = 0
         self.ended = False
+        self.cut = False
         self.received = 0
         self.size = 0
 
     def append(self, data: bytes, spool: int) -> None:
-        """Add ``data``; the buffer goes to disk beyond ``spool`` bytes."""
+        """Add ``data``; the buffer goes to disk beyond ``spool`` bytes.
+
+        Raises:
+            OSError: there can be no temporary file, or it cannot grow; nothing of
+                ``data`` has been added then.
+        """
+        if self._file is None and self.size + len(data) <= spool:
+            self._chunks.append(data)
+        else:
+            self._append_to_file(data)
         self.received += len(data)
         self.size += len(data)
-        if self._file is None and self.size <= spool:
-            self._chunks.append(data)
-            return
-        if self._file is None:
-            from tempfile import TemporaryFile  # slow to load and hardly ever needed
 
-            self._file = TemporaryFile(prefix="fcgi_app-")  # noqa: SIM115 - kept open
+    def _append_to_file(self, data: bytes) -> None:
+        if self._file is None:
+            self._file = _open_temporary()
             self._read_at = 0
-        self._file.seek(0, 2)
-        self._file.write(data)
+        _write_all(self._file, data, self._read_at + self._in_file)
         self._in_file += len(data)
 
     def take(self, limit: int) -> bytes:
@@ -76,8 +85,7 @@ class InputBuffer:
     def _take_from_file(self, limit: int) -> bytes:
         file = self._file
         assert file is not None
-        file.seek(self._read_at)
-        data = file.read(limit)
+        data = os.pread(file.fileno(), limit, self._read_at)
         self._read_at += len(data)
         self._in_file -= len(data)
         if not self._in_file:
@@ -86,14 +94,26 @@ class InputBuffer:
         return data
 
     def to_file(self) -> IO[bytes]:
-        """Move what can be read to an unnamed file, positioned at its start."""
-        from tempfile import TemporaryFile
+        """Move what can be read to an unnamed file, positioned at its start.
 
-        file = TemporaryFile(prefix="fcgi_app-")  # noqa: SIM115 - the caller's
-        while data := self.take(_COPY_SIZE):
-            file.write(data)
-        file.seek(0)
+        Raises:
+            OSError: there can be no such file, or it cannot grow.
+        """
+        file = _open_temporary()
+        size = 0
+        try:
+            while data := self.take(_COPY_SIZE):
+                _write_all(file, data, size)
+                size += len(data)
+        except OSError:
+            file.close()
+            raise
         return file
+
+    def cut_off(self) -> None:
+        """Note that the rest of the stream will never come."""
+        if not self.ended:
+            self.ended = self.cut = True
 
     def clear(self) -> None:
         """Forget what has not been read."""
@@ -102,3 +122,24 @@ class InputBuffer:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _write_all(file: IO[bytes], data: bytes, position: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file.fileno(), view, position)
+        view = view[written:]
+        position += written
+
+
+def _open_temporary() -> IO[bytes]:
+    """Open an unnamed file, unbuffered, so that closing it can lose and raise nothing.
+
+    Raises:
+        OSError: there is no room for it, or no descriptor.
+    """
+    try:
+        from tempfile import TemporaryFile  # slow to load and hardly ever needed
+    except ImportError as error:  # for want of a descriptor
+        raise OSError(error) from error
+    return TemporaryFile(prefix="fcgi_app-", buffering=0)

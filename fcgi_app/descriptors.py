@@ -18,9 +18,10 @@ from ._log import log_exception
 from .cgi import CgiChannel
 
 if TYPE_CHECKING:
+    from .body import InputBuffer
     from .request import Request
 
-__all__ = ["DescriptorWriter", "RequestDescriptors"]
+__all__ = ["DescriptorWriter", "RequestDescriptors", "flush_c_stdio"]
 
 _READ_SIZE = 65536
 
@@ -69,19 +70,36 @@ class RequestDescriptors:
         self._saved = [_duplicate(descriptor) for descriptor in (0, 1, 2)]
         if isinstance(channel, CgiChannel):
             channel.stdout, channel.stderr = self._saved[1:]
-        with request._body.to_file() as body:
-            os.dup2(body.fileno(), 0)
+        self.stdin = self._stand_on_0(request._body)
         self._pipes = [_pipe_on(1), _pipe_on(2)]
         self._done_in, self._done_out = os.pipe()
-        self.stdin = io.BufferedReader(io.FileIO(0, "r", closefd=False))
         self.stdout = DescriptorWriter(1)
         self.stderr = DescriptorWriter(2)
-        self._thread = Thread(target=self._pump, name="fcgi_app descriptors")
+        # A daemon: at the end of the process, threads are waited for before atexit
+        # functions run, one of which ends the request and this thread.
+        self._thread = Thread(
+            target=self._pump, name="fcgi_app descriptors", daemon=True
+        )
         self._thread.start()
+
+    def start_filter_data(self) -> None:
+        """Put a filter's DATA in place of its STDIN, when all of it has come."""
+        data = self._request._filter_input()
+        while not data.ended:
+            self._request._channel.fill(self._request, wait=True)
+        self.stdin.close()
+        self.stdin = self._stand_on_0(data)
+
+    @staticmethod
+    def _stand_on_0(source: InputBuffer) -> io.BufferedReader:
+        """Put what ``source`` holds into a file on descriptor 0; return its reader."""
+        with source.to_file() as file:
+            os.dup2(file.fileno(), 0)
+        return io.BufferedReader(io.FileIO(0, "r", closefd=False))
 
     def leave(self) -> None:
         """Put the process's own descriptors back; what was written has been taken."""
-        _flush_c_stdio()
+        flush_c_stdio()
         self.stdout.close()
         self.stderr.close()
         self.stdin.close()
@@ -155,7 +173,7 @@ def _pipe_on(descriptor: int) -> int:
     return reading
 
 
-def _flush_c_stdio() -> None:
+def flush_c_stdio() -> None:
     """Flush what C code in this process has printed; fflush(3) of NULL."""
     try:
         import ctypes

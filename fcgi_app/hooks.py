@@ -177,4 +177,8 @@ def _exit_with(status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+    if "_ctypes" in sys.modules or "_cffi_backend" in sys.modules:  # C may print
+        from .descriptors import flush_c_stdio
+
+        flush_c_stdio()
     os._exit(status & 0xFF)

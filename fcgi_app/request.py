@@ -94,6 +94,7 @@ class Request:
         aborted: the web server aborted the request, or its connection has gone.
         passthrough: set it to send the response head as it is written.
         strict: output and input after an abort raise ``RequestAborted``.
+        unwanted: the web server aborted the request; its output is dropped.
     """
 
     __slots__ = (
@@ -124,6 +125,7 @@ class Request:
         "running",
         "state",
         "strict",
+        "unwanted",
     )
 
     def __init__(
@@ -146,6 +148,7 @@ class Request:
         self.app_status = 0
         self.passthrough = settings.passthrough
         self.strict = False
+        self.unwanted = False
         self.state: Any = None
         """The channel's own handle for this request."""
         self.dispatched = False  # handed to the queue of those that may run
@@ -272,7 +275,7 @@ class Request:
                 source.ended = True
             else:
                 self._channel.fill(self, wait=True)
-        if self._aborted and self.strict and not source.size:
+        if source.cut and self.strict and not source.size:
             raise RequestAborted("the rest of the body will never come")
 
     def _send_stdout(self, pieces: list[Buffer]) -> None:
@@ -295,7 +298,12 @@ class Request:
 
     @property
     def incomplete(self) -> bool:
-        """Whether the body ended short of CONTENT_LENGTH, or DATA of its length."""
+        """Whether the body ended before its end or short of CONTENT_LENGTH.
+
+        The same of a filter's DATA. An authorizer has no body that could be short.
+        """
+        if self.role == Role.AUTHORIZER:
+            return False
         short = _is_short(self._body, self.content_length)
         if self._data is not None:
             short = short or _is_short(self._data, self.data_length)
@@ -351,10 +359,12 @@ class Request:
         if self._finished or self._pid != _pid:
             return
         host, self.host = self.host, None
-        if host is not None:
-            host.request_ending(self)
         try:
-            self._end()
+            try:
+                if host is not None:
+                    host.request_ending(self)
+            finally:
+                self._end()
         finally:
             if host is not None:
                 host.request_ended(self)
@@ -441,4 +451,6 @@ class Request:
 
 
 def _is_short(buffer: InputBuffer, announced: int | None) -> bool:
-    return buffer.ended and announced is not None and buffer.received < announced
+    if announced is None:
+        return buffer.cut
+    return buffer.cut or (buffer.ended and buffer.received < announced)

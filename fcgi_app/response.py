@@ -61,13 +61,14 @@ class ResponseHead:
             answer itself and stays.
     """
 
-    __slots__ = ("_authorizer", "_parts", "_size", "_tail")
+    __slots__ = ("_authorizer", "_line_seen", "_parts", "_size", "_tail")
 
     def __init__(self, *, authorizer: bool = False) -> None:
         self._authorizer = authorizer
         self._parts: list[bytes] = []
         self._size = 0
         self._tail = b""  # the last three bytes: where a blank line may straddle
+        self._line_seen = False  # the first line is in, and has been looked at
 
     @property
     def started(self) -> bool:
@@ -92,6 +93,8 @@ class ResponseHead:
         if end < 0:
             self._keep(data)
             return None
+        if end > MAX_HEAD_BYTES:
+            raise _too_long()
         if self._parts:
             whole = b"".join((*self._parts, data))
         return self._mend(whole[:end]), whole[end:]
@@ -101,12 +104,16 @@ class ResponseHead:
         self._size += len(data)
         self._tail = (self._tail + data)[-3:]
         if self._size > MAX_HEAD_BYTES:
-            raise MalformedHead(
-                f"no blank line in the first {self._size} bytes of the response"
-            )
-        line, newline, _ = self._parts[0].partition(b"\n")
-        if newline and len(self._parts) == 1:
-            _parse_line(line, first=True)  # a page without a head: say so at once
+            raise _too_long()
+        if not self._line_seen and b"\n" in data:
+            # A page without a head is told at once, not when it has ended.
+            self._line_seen = True
+            line = b"".join(self._parts).partition(b"\n")[0]
+            _parse_line(_content(line), first=True)
+
+    def held(self) -> bytes:
+        """Return what has been held back so far."""
+        return b"".join(self._parts)
 
     def unfinished(self) -> MalformedHead:
         """Describe the head that was not whole when the response ended."""
@@ -117,8 +124,7 @@ class ResponseHead:
 
     def _mend(self, head: bytes) -> bytes:
         if self._authorizer:
-            _parse_head(head)
-            return head
+            return _rewrite(head, keep_200=True)
         mended = _rewritten.get(head)
         if mended is None:
             mended = _rewrite(head)
@@ -140,29 +146,47 @@ def _head_end(data: bytes) -> int:
     return -1
 
 
+def _too_long() -> MalformedHead:
+    return MalformedHead(
+        f"no blank line in the first {MAX_HEAD_BYTES} bytes of the response"
+    )
+
+
+def _content(line: bytes) -> bytes:
+    """Return a line, of which the LF is off already, without its CR."""
+    return line[:-1] if line.endswith(b"\r") else line
+
+
 def _parse_line(line: bytes, *, first: bool = False) -> tuple[bytes, bytes]:
-    """Split one header line (without its LF) into lower-case name and value."""
-    line = line[:-1] if line.endswith(b"\r") else line
+    """Split one header line, without its end, into lower-case name and value."""
     if first and line.startswith(b"HTTP/"):
+        _check_text(line)
         return b"status", line.partition(b" ")[2].strip()
     name, colon, value = line.partition(b":")
     if not colon or not name or name.strip(_TOKEN):
         what = "is empty" if not line else f"is no header field: {line[:80]!r}"
         raise MalformedHead(f"a line of the response head {what}")
-    if b"\r" in value or b"\0" in value:
-        raise MalformedHead(f"control character in the header field {line[:80]!r}")
+    _check_text(line)
     return name.lower(), value.strip()
+
+
+def _check_text(line: bytes) -> None:
+    if b"\r" in line or b"\0" in line:
+        raise MalformedHead(f"control character in the header field {line[:80]!r}")
 
 
 def _parse_head(head: bytes) -> list[tuple[bytes, bytes, bytes]]:
     """Return ``(lower-case name, value, line)`` for each header field of a head."""
     fields: list[tuple[bytes, bytes, bytes]] = []
-    for line in head.rstrip(b"\r\n").split(b"\n"):
-        line = line[:-1] if line.endswith(b"\r") else line
+    blank = 3 if head.endswith(b"\n\r\n") else 2
+    for ended in head[:-blank].split(b"\n"):
+        line = _content(ended)
         if line[:1] in (b" ", b"\t") and fields:  # a folded field, made one line
+            _check_text(line)
             name, value, before = fields[-1]
             folded = line.strip()
-            fields[-1] = (name, value + b" " + folded, before + b" " + folded)
+            value = (value + b" " + folded).strip()
+            fields[-1] = (name, value, before + b" " + folded)
         else:
             fields.append((*_parse_line(line, first=not fields), line))
     return fields
@@ -176,21 +200,22 @@ def _check_status(value: bytes) -> None:
         raise MalformedHead(f"Status is out of range: {value[:80]!r}")
 
 
-def _rewrite(head: bytes) -> bytes:
+def _rewrite(head: bytes, *, keep_200: bool = False) -> bytes:
     fields = _parse_head(head)
     names = {name for name, _, _ in fields}
     lines: list[bytes] = []
     status = b"Status: 302 Found" if b"location" in names else b""
+    needless = False
     for name, value, line in fields:
         if name in _HOP_BY_HOP:
             continue
         if name == b"status":
             _check_status(value)
+            status = b"Status: " + value
             needless = value[:3] == b"200" and b"location" not in names
-            status = b"" if needless and len(fields) > 1 else b"Status: " + value
             continue
         lines.append(line)
-    if status:
+    if status and (keep_200 or not (needless and lines)):
         lines.append(status)
     if not lines:
         raise MalformedHead("the response head has no field that could be passed on")

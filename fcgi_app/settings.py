@@ -97,8 +97,8 @@ class Settings:
                 isinstance(value, bool) is not (kind is bool)
             ):
                 raise ConfigError(name, value, f"must be {kind.__name__}")
-            if value < 0:  # type: ignore[operator]
-                raise ConfigError(name, value, "must not be negative")
+            if not _is_in_range(value):  # type: ignore[arg-type]
+                raise ConfigError(name, value, "must be a number from 0 on")
         checked: dict[str, Any] = changes
         return replace(self, **checked)
 
@@ -119,6 +119,10 @@ def _parse(variable: str, text: str, kind: type) -> object:
     except ValueError:
         wanted = "a whole number" if kind is int else "a number of seconds"
         raise ConfigError(variable, text, f"must be {wanted}") from None
-    if not 0 <= number < float("inf"):
+    if not _is_in_range(number):
         raise ConfigError(variable, text, "must be a number from 0 on")
     return number
+
+
+def _is_in_range(number: float) -> bool:
+    return 0 <= number < float("inf")  # nan is not

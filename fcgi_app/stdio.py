@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from operator import index
 from stat import S_ISSOCK
 from typing import TYPE_CHECKING, Any
 
@@ -245,6 +246,14 @@ class Loop:
         if request.is_cgi:
             self._hooks.exit_status = request.app_status
 
+    def start_filter_data(self) -> None:
+        """Let ``sys.stdin``, and descriptor 0 if it is the request's, give DATA."""
+        if self.current is None:
+            raise CallSequenceError("start_filter_data: no request is current")
+        self.current.start_filter_data()
+        if self._descriptors is not None:
+            self._descriptors.start_filter_data()
+
     def run(
         self, handler: Callable[[Request], object], descriptors: bool | None
     ) -> None:
@@ -452,9 +461,13 @@ def set_exit_status(status: int) -> None:
     The last call counts, and only for this request. In CGI it is the exit status of
     the process, unless that ends by ``sys.exit`` or an exception. Ignored where no
     request is current.
+
+    Raises:
+        TypeError: ``status`` is no integer.
     """
+    number = index(status)
     if _loop.current is not None:
-        _loop.current.app_status = status
+        _loop.current.app_status = number
 
 
 def start_filter_data() -> None:
@@ -464,9 +477,7 @@ def start_filter_data() -> None:
         CallSequenceError: no request is current, it is no filter, DATA has been
             started, or STDIN has not been read to its end. Nothing is lost then.
     """
-    if _loop.current is None:
-        raise CallSequenceError("start_filter_data: no request is current")
-    _loop.current.start_filter_data()
+    _loop.start_filter_data()
 
 
 def last_call() -> None:

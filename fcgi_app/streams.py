@@ -44,7 +44,7 @@ class BodyReader(io.RawIOBase):
             RequestAborted: under ``run``, the rest of the body will never come.
         """
         source = self._source
-        if not source.size and not source.ended:
+        if not source.size:
             self._request._wait_input(source)
         data = source.take(len(buffer))
         buffer[: len(data)] = data
@@ -59,7 +59,7 @@ class BodyReader(io.RawIOBase):
         source = self._source
         parts: list[bytes] = []
         while True:
-            if not source.size and not source.ended:
+            if not source.size:
                 self._request._wait_input(source)
             data = source.take(1 << 62)
             if not data:
@@ -133,7 +133,7 @@ class OutputStream(io.BufferedIOBase):
 
     def _dropped(self, error: OSError) -> None:
         """Note that output was lost; under ``run`` the handler is told at once."""
-        self.error = error
+        self.error = error.with_traceback(None)  # whose frames hold this stream
         if self._request.strict:
             raise RequestAborted("the web server has gone") from error
 
@@ -193,6 +193,7 @@ class StdoutStream(OutputStream):
         """Return what may go out now that ``data`` has come."""
         assert self._head is not None
         if self._request.passthrough:
+            data = self._head.held() + data
             self._head = None
             return data
         try:
@@ -237,12 +238,14 @@ class StdoutStream(OutputStream):
         rest = super()._finish()
         if self._head is None:
             return b"" if self._discard else rest
-        if self._request._aborted:
+        if self._request.unwanted:
             return b""
         if not rest and self._request.is_cgi and not self._head.started:
             return b""  # a child may have written to descriptor 1 itself
         rest = self._through_head(rest)
         if self._head is not None:
+            if self._request._aborted:
+                return b""  # it broke off for that reason; nobody waits for more
             rest = self._refuse(self._head.unfinished())
         return rest
 

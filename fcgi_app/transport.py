@@ -12,6 +12,7 @@ import io
 import select
 import socket
 from collections.abc import Callable, Mapping
+from math import inf
 from threading import Lock
 from time import monotonic
 from typing import Any, Protocol
@@ -43,8 +44,11 @@ _JOIN_BELOW = 16384
 """Bytes up to which copying parts together costs less than a gathering write."""
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _MAX_BUFFERS = 64  # more are joined; the kernel's bound is 1,024 (IOV_MAX)
-_MAX_REPLIES = 65536
-"""Bytes of answers to management records that a web server may leave unread."""
+_MAX_REPLIES = 1 << 20
+"""Bytes of short answers that a web server may leave unread: as many as all the
+records that one read can hold may be owed."""
+_LONGEST_WAIT = 1_000_000.0
+"""Seconds: poll(2) takes 24 days at most."""
 _STATUS_OF: dict[int, int] = {
     ProtocolStatus.OVERLOADED: 503,
     ProtocolStatus.UNKNOWN_ROLE: 501,
@@ -71,30 +75,32 @@ class Transport:
         fd: the descriptor of ``sock``.
         requests: those that have their params and no end yet, in order of arrival.
         eof: no more bytes will come, or be looked at.
+        unsent: short answers that the socket would not take.
         keep: whether the connection may stay when nothing is owed on it.
         lingering: our side is shut down; input is discarded until the peer closes.
         until: when a lingering connection is closed at the latest (monotonic clock).
-        registered, place: the acceptor's notes on where it has this connection.
+        watched, place: the acceptor's notes on where it has this connection.
     """
 
     __slots__ = (
         "_connection",
         "_lock",
+        "_lost",
         "_owner",
         "_peer",
         "_settings",
-        "_unsent",
         "closed",
         "eof",
         "fd",
         "keep",
         "lingering",
         "place",
-        "registered",
         "requests",
         "seen_bytes",
         "sock",
+        "unsent",
         "until",
+        "watched",
     )
 
     def __init__(
@@ -112,15 +118,16 @@ class Transport:
         self._connection = Connection(settings.limits, values)
         self._owner = owner
         self._lock = Lock()
-        self._unsent: list[Buffer] = []  # replies that the socket would not take
+        self.unsent: list[Buffer] = []
+        self._lost = False  # nothing can be sent any more
         self.requests: list[Request] = []
         self.closed = False
         self.eof = False
         self.keep = True
         self.lingering = False
-        self.registered = False
+        self.watched = 0  # for which events of the selector
         self.seen_bytes = False
-        self.until = 0.0
+        self.until = inf
         self.place: dict[Transport, float] | None = None
 
     @property
@@ -132,6 +139,11 @@ class Transport:
         return False
 
     @property
+    def uploading(self) -> bool:
+        """Whether the body of a request is due that has not been dispatched."""
+        return any(not request.dispatched for request in self.requests)
+
+    @property
     def begun(self) -> bool:
         """Whether a request, or any record, has come in part."""
         connection = self._connection
@@ -140,9 +152,10 @@ class Transport:
     @property
     def peer_name(self) -> str:
         """The peer, for the log."""
-        if self._peer:
-            return f"{self._peer[0]}:{self._peer[1]}" if self._peer[1:] else self._peer
-        return "a Unix socket"
+        if isinstance(self._peer, tuple):
+            host, port = self._peer[:2]
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return "a Unix socket" + (f" bound to {self._peer!r}" if self._peer else "")
 
     # Receiving
 
@@ -175,12 +188,12 @@ class Transport:
                 _ON_EVENT[type(event)](self, event)
             if connection.error is not None:
                 raise connection.error
-        except RemoteProtocolError as error:
+        except (RemoteProtocolError, OSError) as error:  # or a body found no room
             log_warning("connection from %s: %s; closed", self.peer_name, error)
             self._lost_input()
             return
         replies = connection.data_to_send()
-        if replies or self._unsent:
+        if replies or self.unsent:
             self._reply(replies)
 
     def _lost_input(self) -> None:
@@ -204,27 +217,33 @@ class Transport:
     @staticmethod
     def _abort(request: Request) -> None:
         request._aborted = True
-        request._body.ended = True
+        request._body.cut_off()
         if request.role == Role.FILTER:
-            request._filter_input().ended = True
+            request._filter_input().cut_off()
 
     def _reply(self, replies: bytes) -> None:
         """Send a short answer without waiting; what the socket refuses is kept.
 
         While a response is being sent it only joins the queue behind it.
         """
-        self._unsent.append(replies)
+        self.unsent.append(replies)
         if self._lock.acquire(blocking=False):
             try:
-                self._unsent = self._send_now(self._take_unsent())
+                self.unsent = self._send_now(self._take_unsent())
             except OSError:
-                self._unsent = []  # receiving will tell
+                self.unsent = []  # receiving will tell
             finally:
                 self._lock.release()
-        if sum(map(len, self._unsent)) > _MAX_REPLIES:
+        if self.unsent and sum(map(len, self.unsent)) > _MAX_REPLIES:
             log_warning("%s asks and does not listen; closed", self.peer_name)
-            self._unsent = []
+            self.unsent = []
             self._lost_input()
+
+    def send_replies(self) -> None:
+        """Send on what the socket would not take before, and close if that is due."""
+        self._reply(b"")
+        if not self.unsent and self._is_done():
+            self._linger()
 
     # Events
 
@@ -276,6 +295,7 @@ class Transport:
         request = self._find(event.request)
         if request is not None:
             self._abort(request)
+            request.unwanted = True
             if request.running:
                 return
             request.drop()
@@ -338,6 +358,10 @@ class Transport:
 
     def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
         """Send STDOUT records; waits for the web server to take them."""
+        if request.unwanted:
+            raise ConnectionAbortedError(
+                errno.ECONNABORTED, "the web server aborted the request"
+            )
         buffers: list[Buffer] = []
         for piece in pieces:
             buffers += self._connection.stdout(request.state, piece)
@@ -359,7 +383,7 @@ class Transport:
         log = request._stderr
         if stderr:
             buffers.append(connection.stderr(state, stderr))
-        if stdout:
+        if stdout and not request.unwanted:
             buffers += connection.stdout(state, stdout)
         used = bool(stderr) or (log is not None and log.used)
         buffers.append(
@@ -406,8 +430,10 @@ class Transport:
         """
         if self.closed:
             raise BrokenPipeError(errno.EPIPE, "the connection is closed")
+        if self._lost:  # not to wait for the same thing again
+            raise BrokenPipeError(errno.EPIPE, "the web server takes no more output")
         with self._lock:
-            if self._unsent:
+            if self.unsent:
                 buffers[:0] = self._take_unsent()
             if len(buffers) > _MAX_BUFFERS or sum(map(len, buffers)) < _JOIN_BELOW:
                 buffers = [b"".join(buffers)]
@@ -416,14 +442,14 @@ class Transport:
                 while rest:
                     self._wait_writable()
                     rest = self._send_now(rest)
-                    if not rest and self._unsent:
+                    if not rest and self.unsent:
                         rest = self._take_unsent()
             except OSError:
                 self._lost_output()
                 raise
 
     def _take_unsent(self) -> list[Buffer]:
-        unsent, self._unsent = self._unsent, []
+        unsent, self.unsent = self.unsent, []
         return [b"".join(unsent)]
 
     def _send_now(self, buffers: list[Buffer]) -> list[Buffer]:
@@ -471,6 +497,7 @@ class Transport:
 
     def _lost_output(self) -> None:
         """Abort every request of the connection: the web server takes no more."""
+        self._lost = True
         self.eof = True
         self.keep = False
         for request in list(self.requests):
@@ -487,7 +514,7 @@ class Transport:
             self.keep = False
         if self.closed:
             return
-        if not self.keep and not self.requests:
+        if self._is_done():
             # A web server that meant to keep it may be sending its next request.
             quiet = not state.keep_conn and state.input_ended
             if self.eof or (quiet and not self._unread(state)):
@@ -495,6 +522,10 @@ class Transport:
             else:
                 self._linger()
         self._owner.settle(self)
+
+    def _is_done(self) -> bool:
+        """Whether a connection that is not kept has no purpose any more."""
+        return not (self.keep or self.requests or self.unsent or self.lingering)
 
     def _unread(self, state: RequestState) -> bool:
         """Whether input may be waiting: closing then would destroy the answer."""
@@ -505,7 +536,7 @@ class Transport:
     def refuse_keeping(self) -> None:
         """Close when nothing is owed any more; at once if nothing is owed now."""
         self.keep = False
-        if not self.requests and not self.lingering and not self.begun:
+        if self._is_done() and not self.begun:
             self.close()
 
     def give_up(self) -> None:
@@ -520,7 +551,8 @@ class Transport:
             self.close()
             return
         self.lingering = True
-        self.until = monotonic() + self._settings.linger_timeout
+        if self._settings.linger_timeout:
+            self.until = monotonic() + self._settings.linger_timeout
 
     def close(self) -> None:
         """Close the socket; idempotent."""
@@ -544,7 +576,8 @@ def _poll(fd: int, events: int, timeout: float) -> int:
     """Wait up to ``timeout`` seconds for ``events`` on ``fd``; 0: they did not come."""
     poller = select.poll()
     poller.register(fd, events)
-    ready = poller.poll(timeout * 1000 if timeout or not events else None)
+    wait = min(timeout, _LONGEST_WAIT) * 1000 if timeout or not events else None
+    ready = poller.poll(wait)
     return ready[0][1] if ready else 0
 
 

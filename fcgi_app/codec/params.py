@@ -152,7 +152,7 @@ def check_params(content: bytes, position: int, limit: int) -> int:
                 at += 3
             lengths.append(length)
         after = at + sum(lengths)
-        if after > limit:
+        if lengths and after > limit:
             raise LimitError(
                 f"a name or value of {max(lengths)} bytes announced at byte {position}"
                 f" of PARAMS, the limit is {limit}",
