@@ -1,0 +1,72 @@
+"""What every test gets: checked process globals, a Hypothesis profile, the checkout."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+REPO = Path(__file__).resolve().parent.parent
+
+# The machine may be busy with other tests: how long an example takes says nothing.
+settings.register_profile(
+    "fcgi_app",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("fcgi_app")
+
+
+def _environment() -> dict[bytes, bytes]:
+    """``os.environb`` without the variable that pytest itself changes in mid-test."""
+    return {k: v for k, v in os.environb.items() if k != b"PYTEST_CURRENT_TEST"}
+
+
+def _descriptors() -> dict[int, str]:
+    """Descriptor → target, of each socket, pipe and poll object that is open."""
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{entry}")
+        except FileNotFoundError:  # the descriptor of listdir itself
+            continue
+        if target.startswith(("socket:", "pipe:", "anon_inode:")):
+            found[int(entry)] = target
+    return found
+
+
+def _leaked(before: dict[int, str]) -> dict[int, str]:
+    """What is open now and was not before; garbage does not count."""
+    if _descriptors().items() - before.items():
+        gc.collect()
+    return dict(_descriptors().items() - before.items())
+
+
+@pytest.fixture(autouse=True)
+def unchanged_process() -> Iterator[None]:
+    """After a test standard streams, ``os.environ`` and descriptors are as before."""
+    streams = sys.stdin, sys.stdout, sys.stderr
+    environ, environb = os.environ, os.environb
+    content = _environment()
+    descriptors = _descriptors()
+    yield
+    now = sys.stdin, sys.stdout, sys.stderr
+    assert all(a is b for a, b in zip(streams, now, strict=True)), (
+        f"sys.stdin, stdout, stderr were {streams} and are {now}"
+    )
+    assert os.environ is environ
+    assert os.environb is environb
+    assert _environment() == content
+    assert not _leaked(descriptors), "descriptors left open"
+
+
+@pytest.fixture
+def repo() -> Path:
+    """The top of the checkout, absolute."""
+    return REPO

@@ -1,0 +1,294 @@
+#!/bin/sh
+# All tests, from a clean clone on Debian 12 with python3, pip and venv.
+usage() {
+    cat <<'USAGE'
+usage: sh tests/run.sh [--all-servers] [--coverage] [PYTEST ARGUMENTS]
+
+Without pytest arguments: installs the web servers that are missing, builds the wheel,
+looks at the source (ruff, mypy, import-linter, mandoc), tries the quick start, and runs
+the test suite against the installed wheel: all of it on python3, and on every other
+Python 3.10 to 3.13 that is found the part that needs no real web server.
+
+With pytest arguments: only those tests, only on python3, such as
+    sh tests/run.sh tests/test_params.py -k truncated
+
+  --all-servers   every Python runs the tests with real web servers too
+  --coverage      measures branch coverage on python3 and prints what is missing
+
+  PYTHON=/path/to/python3.12   the interpreter that stands for python3
+  PYTHONS="3.10 3.13"          the versions to look for (empty: python3 alone)
+
+Environments, wheel and logs are kept in .envs; exit status 0 means that all passed.
+USAGE
+}
+
+set -u
+cd "$(dirname -- "$0")/.." || exit 1
+
+envs=.envs
+wheels=$envs/wheel
+python=${PYTHON:-python3}
+versions=${PYTHONS-3.10 3.11 3.12 3.13}
+all_servers=no
+coverage=no
+failed=
+summary=
+
+# Web servers and their tools live there; an ordinary user's PATH lacks them.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+PIP_DISABLE_PIP_VERSION_CHECK=1
+PIP_NO_INPUT=1
+PIP_ROOT_USER_ACTION=ignore
+export PATH PIP_DISABLE_PIP_VERSION_CHECK PIP_NO_INPUT PIP_ROOT_USER_ACTION
+
+die() {
+    printf 'tests/run.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+# --- Debian packages -----------------------------------------------------------------
+
+# What is asked for is the file, so that a server from elsewhere will do.
+needed_packages() {
+    cat <<'LIST'
+/usr/sbin/apache2 apache2
+/usr/bin/htpasswd apache2-utils
+/usr/lib/apache2/modules/mod_fcgid.so libapache2-mod-fcgid
+/usr/sbin/nginx nginx-light
+/usr/sbin/lighttpd lighttpd
+/usr/sbin/haproxy haproxy
+/usr/bin/cgi-fcgi libfcgi-bin
+/usr/include/fcgi_stdio.h libfcgi-dev
+/usr/bin/spawn-fcgi spawn-fcgi
+/usr/bin/mandoc mandoc
+/usr/bin/curl curl
+/usr/bin/gcc gcc
+/usr/include/stdio.h libc6-dev
+/usr/bin/ps procps
+LIST
+    # Debian's python3 without python3-venv has a venv module that cannot work.
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        echo "/nonexistent python3-venv"
+    fi
+}
+
+missing_packages() {
+    needed_packages | while read -r file package; do
+        [ -e "$file" ] || printf '%s ' "$package"
+    done
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+apt_get() {
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"
+}
+
+# A package script asks this file whether it may start its service: no server of the
+# package is to take port 80 here. A file that the machine already has is left alone.
+policy=/usr/sbin/policy-rc.d
+policy_is_ours=no
+
+forbid_services() {
+    [ ! -e "$policy" ] || return 0
+    policy_is_ours=yes
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null &&
+        as_root chmod 755 "$policy"
+}
+
+restore_services() {
+    [ "$policy_is_ours" = no ] || as_root rm -f "$policy"
+    policy_is_ours=no
+}
+
+install_packages() {
+    missing=$(missing_packages)
+    [ -n "$missing" ] || return 0
+    command -v apt-get >/dev/null ||
+        die "this is no Debian system; install what these packages hold: $missing"
+    as_root true 2>/dev/null || die "packages are missing; as root, run:
+    apt-get install --no-install-recommends $missing"
+    echo "installing $missing"
+    forbid_services || die "cannot write $policy"
+    # shellcheck disable=SC2086  # one word for each package
+    apt_get update && apt_get install --no-install-recommends $missing >"$envs/apt.log" 2>&1 || {
+        tail -n 20 "$envs/apt.log" >&2
+        die "apt-get could not install $missing"
+    }
+    restore_services
+    missing=$(missing_packages)
+    [ -z "$missing" ] || die "still missing after their installation: $missing"
+}
+
+# --- Python environments -------------------------------------------------------------
+
+version_of() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+# The command python3.X may be a shim that only says that it has none.
+find_python() {
+    for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python; do
+        [ "$(version_of "$candidate")" = "$1" ] || continue
+        "$candidate" -c 'import ensurepip, venv' 2>/dev/null || continue
+        echo "$candidate"
+        return 0
+    done
+    return 1
+}
+
+# make_env DIRECTORY PYTHON: an environment with setuptools, kept while nothing changes.
+make_env() {
+    key="$("$2" -c 'import sys; print(sys.version, sys.base_prefix)') $(cksum <pyproject.toml)"
+    if [ -x "$1/bin/python" ] && [ "$(cat "$1/made-for" 2>/dev/null)" = "$key" ]; then
+        return 0
+    fi
+    rm -rf "$1"
+    "$2" -m venv "$1" && "$1/bin/pip" install -qq "setuptools>=77.0.3" || return 1
+    echo "$key" >"$1/made-for"
+}
+
+# Built from a copy: setuptools would pack what an earlier build left in the checkout.
+build_wheel() {
+    rm -rf "$envs/source" "$wheels"
+    mkdir -p "$envs/source" "$wheels"
+    cp -R pyproject.toml README.md LICENSE fcgi_app manpages "$envs/source" || return 1
+    "$1/bin/pip" wheel -qq --no-deps --no-build-isolation -w "$wheels" "$envs/source"
+}
+
+# install_wheel DIRECTORY EXTRA: the extra's packages once, the wheel every time.
+install_wheel() {
+    set -- "$1" "$2" "$wheels"/*.whl
+    if [ ! -e "$1/has-$2" ]; then
+        "$1/bin/pip" install -qq "$3[$2]" || return 1
+        touch "$1/has-$2"
+    fi
+    "$1/bin/pip" install -qq --no-deps --force-reinstall "$3"
+}
+
+# --- Steps ---------------------------------------------------------------------------
+
+# step NAME COMMAND...: runs on after a failure, so that one run shows all of them.
+step() {
+    name=$1
+    shift
+    printf '\n== %s\n' "$name"
+    began=$(date +%s)
+    "$@"
+    status=$?
+    result=passed
+    if [ $status -ne 0 ]; then
+        result="FAILED, status $status"
+        failed="$failed, $name"
+    fi
+    summary="$summary
+  $name: ${closing:-$result} ($(($(date +%s) - began)) s)"
+    closing=
+    return $status
+}
+
+# The step or the end of everything.
+must() {
+    step "$@" || {
+        report
+        exit 1
+    }
+}
+
+# suite DIRECTORY PYTEST-ARGUMENTS...: -I keeps the checkout off sys.path, so that the
+# wheel is what is tested. Without job control a pipe hides a status, so a file has it.
+suite() {
+    bin=$1/bin
+    shift
+    runner="-Im pytest"
+    [ "$coverage" = no ] || runner="-Im coverage run -m pytest"
+    [ ! -t 1 ] || set -- --color=yes "$@"
+    # shellcheck disable=SC2086  # options, one word each
+    { "$bin/python" $runner "$@" 2>&1; echo $? >"$envs/status"; } | tee "$envs/pytest.log"
+    closing=$(tail -n 1 "$envs/pytest.log")
+    return "$(cat "$envs/status")"
+}
+
+lint_pages() {
+    mandoc -T lint -W warning manpages/*.[0-9]
+}
+
+report_coverage() {
+    "$main/bin/python" -Im coverage combine -q && "$main/bin/python" -Im coverage report
+}
+
+report() {
+    printf '\n== summary%s\n' "$summary"
+    [ -z "$failed" ] || printf 'FAILED: %s\n' "${failed#, }"
+}
+
+# --- The run -------------------------------------------------------------------------
+
+while [ $# -gt 0 ]; do
+    case $1 in
+    --all-servers) all_servers=yes ;;
+    --coverage) coverage=yes ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *) break ;;
+    esac
+    shift
+done
+
+trap restore_services EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+mkdir -p "$envs"
+main_version=$(version_of "$python") || die "cannot run $python"
+case $main_version in
+3.1[0-9]) ;;
+*) die "$python is Python $main_version, and 3.10 is the oldest that will do" ;;
+esac
+main=$envs/$main_version
+
+must "Debian packages" install_packages
+must "environment for Python $main_version" make_env "$main" "$python"
+must "wheel" build_wheel "$main"
+must "installation for Python $main_version" install_wheel "$main" dev
+
+if [ $# -gt 0 ]; then
+    suite "$main" "$@"
+    status=$?
+    [ "$coverage" = no ] || report_coverage
+    exit $status
+fi
+
+step "ruff check" "$main/bin/ruff" check --output-format concise .
+step "ruff format" "$main/bin/ruff" format --check .
+step "mypy" "$main/bin/mypy"
+step "import contracts" "$main/bin/lint-imports" --no-cache --no-logo
+step "man pages" lint_pages
+step "quick start" env PYTHON="$python" sh examples/quickstart.sh --check --port 0
+step "tests on Python $main_version" suite "$main"
+[ "$coverage" = no ] || step "coverage" report_coverage
+coverage=no
+
+for version in $versions; do
+    [ "$version" != "$main_version" ] || continue
+    other=$(find_python "$version") || {
+        summary="$summary
+  tests on Python $version: not run, there is no python$version here"
+        continue
+    }
+    step "environment for Python $version" make_env "$envs/$version" "$other" &&
+        step "installation for Python $version" install_wheel "$envs/$version" test ||
+        continue
+    set -- -q
+    [ "$all_servers" = yes ] || set -- -q -m "not e2e"
+    step "tests on Python $version" suite "$envs/$version" "$@"
+done
+
+report
+[ -z "$failed" ]
