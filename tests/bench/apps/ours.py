@@ -1,0 +1,47 @@
+"""The measured program on fcgi_app; its argument is the handler.
+
+``modules`` answers with the names of all imported modules, one a line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from fcgi_app import accept
+
+BLOCK = b"x" * 65536
+
+
+def hello() -> None:
+    """Read two variables, print a head and a line."""
+    while accept():
+        os.environ["REQUEST_METHOD"]
+        os.environ["REMOTE_ADDR"]
+        print("Content-Type: text/plain\n\nHello, world")
+
+
+def echo() -> None:
+    """Give the whole body back."""
+    while accept():
+        print("Content-Type: application/octet-stream\n")
+        sys.stdout.buffer.write(sys.stdin.buffer.read())
+
+
+def download() -> None:
+    """Write 64 MiB in pieces of 64 KiB."""
+    while accept():
+        print("Content-Type: application/octet-stream\n")
+        write = sys.stdout.buffer.write
+        for _ in range(1024):
+            write(BLOCK)
+
+
+def modules() -> None:
+    """List what is imported while a request is running."""
+    while accept():
+        print("Content-Type: text/plain\n")
+        print("\n".join(sys.modules))
+
+
+{"hello": hello, "echo": echo, "download": download, "modules": modules}[sys.argv[1]]()
