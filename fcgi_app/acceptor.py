@@ -53,6 +53,8 @@ _PASSING = frozenset(
 )
 _FIRST_PAUSE = 0.05  # seconds without accept when the process is out of descriptors
 _LONGEST_PAUSE = 1.0
+_END_DELAY = 0.2
+"""Seconds without input after which an early answer is ended all the same."""
 _LONGEST_WAIT = 1_000_000.0  # seconds; epoll and poll(2) take 24 days at most
 
 _Place = dict[Transport, float]
@@ -89,6 +91,7 @@ class Acceptor:
         self._blocked: _Place = {}
         self._idle: _Place = {}
         self._lingering: _Place = {}
+        self._owing: _Place = {}
         self._places = (
             (self._first, "sent nothing"),
             (self._coming, "sent part of a request and then nothing"),
@@ -96,6 +99,7 @@ class Acceptor:
             (self._blocked, "took no answer"),
             (self._idle, ""),
             (self._lingering, ""),
+            (self._owing, ""),
         )
         self._stopping = False
         self._passed_over = False
@@ -170,9 +174,13 @@ class Acceptor:
         elif transport.eof:
             self._put(transport, None)
             events = 0
+        elif transport.owed and not transport.unsent:
+            self._put(transport, self._owing, _END_DELAY, transport.until)
         elif transport.unsent:
             self._put(transport, self._blocked, settings.write_timeout)
             events = EVENT_WRITE
+            if not (transport.choked or transport.paused):
+                events |= EVENT_READ
         elif transport.paused:
             self._put(transport, None)
             events = 0
@@ -224,10 +232,10 @@ class Acceptor:
         for key, events in self._selector.select(self._time_to_wait(until)):
             owner = key.data
             if type(owner) is Transport:
+                if events & EVENT_WRITE:
+                    owner.send_replies()
                 if events & EVENT_READ:
                     came |= owner.receive()
-                else:
-                    owner.send_replies()
                 self.settle(owner)
             elif owner is None:
                 self._clear_wake()
@@ -424,6 +432,7 @@ class Acceptor:
         """Close everything; what was not answered is lost."""
         self._close_listeners()
         for transport in list(self._connections):
+            transport.pay()
             transport.close()
         if self._wake_in >= 0:
             self._selector.close()

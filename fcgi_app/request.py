@@ -191,6 +191,10 @@ class Request:
         """Whether the method is HEAD, so that a body must not be sent."""
         return self.params_map.get(b"REQUEST_METHOD") == b"HEAD"
 
+    def server_is(self, name: bytes) -> bool:
+        """Whether SERVER_SOFTWARE names that web server (``nginx/1.22.1``)."""
+        return self.params_map.get(b"SERVER_SOFTWARE", b"").startswith(name)
+
     @property
     def is_cgi(self) -> bool:
         """Whether this is the one request of a CGI program."""

@@ -42,13 +42,16 @@ class MalformedHead(FcgiAppError):
 
 
 def build_error(status: int, text: str = "") -> bytes:
-    """Build a whole response whose page is ``text``, or the status and its reason."""
+    """Build a whole response whose page is ``text``, or the status and its reason.
+
+    It has no Content-Length: lighttpd and HAProxy are done with a response when that
+    much has come, and drop what its traceback says on STDERR afterwards.
+    """
     reason = HTTPStatus(status).phrase
     page = (text or f"{status} {reason}").encode() + b"\n"
     head = (
         f"Status: {status} {reason}\r\n"
-        "Content-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(page)}\r\n\r\n"
+        "Content-Type: text/plain; charset=utf-8\r\n\r\n"
     )
     return head.encode() + page
 

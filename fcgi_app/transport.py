@@ -19,12 +19,14 @@ from typing import Any, Protocol
 
 from ._log import log_info, log_warning
 from .codec.constants import ProtocolStatus, Role
+from .codec.records import END_REQUEST_LEN
 from .errors import RemoteProtocolError
 from .protocol import (
     AbortReceived,
     Connection,
     DataEnded,
     DataReceived,
+    InputDiscarded,
     ParamsReceived,
     RequestRefused,
     RequestState,
@@ -45,8 +47,7 @@ _JOIN_BELOW = 16384
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _MAX_BUFFERS = 64  # more are joined; the kernel's bound is 1,024 (IOV_MAX)
 _MAX_REPLIES = 1 << 20
-"""Bytes of short answers that a web server may leave unread: as many as all the
-records that one read can hold may be owed."""
+"""Bytes of short answers that a web server may leave unread; it is not read beyond."""
 _LONGEST_WAIT = 1_000_000.0
 """Seconds: poll(2) takes 24 days at most."""
 _STATUS_OF: dict[int, int] = {
@@ -74,6 +75,8 @@ class Transport:
     Attributes:
         fd: the descriptor of ``sock``.
         requests: those that have their params and no end yet, in order of arrival.
+        owed: the end-request records of requests that were answered before their
+            input had ended; see ``end``.
         eof: no more bytes will come, or be looked at.
         unsent: short answers that the socket would not take.
         keep: whether the connection may stay when nothing is owed on it.
@@ -94,6 +97,7 @@ class Transport:
         "fd",
         "keep",
         "lingering",
+        "owed",
         "place",
         "requests",
         "seen_bytes",
@@ -121,6 +125,7 @@ class Transport:
         self.unsent: list[Buffer] = []
         self._lost = False  # nothing can be sent any more
         self.requests: list[Request] = []
+        self.owed: dict[RequestState, bytes] = {}
         self.closed = False
         self.eof = False
         self.keep = True
@@ -137,6 +142,11 @@ class Transport:
             if request.dispatched and request.input_open:
                 return True
         return False
+
+    @property
+    def choked(self) -> bool:
+        """Whether reading on must wait until the web server takes short answers."""
+        return sum(map(len, self.unsent)) > _MAX_REPLIES
 
     @property
     def uploading(self) -> bool:
@@ -234,10 +244,6 @@ class Transport:
                 self.unsent = []  # receiving will tell
             finally:
                 self._lock.release()
-        if self.unsent and sum(map(len, self.unsent)) > _MAX_REPLIES:
-            log_warning("%s asks and does not listen; closed", self.peer_name)
-            self.unsent = []
-            self._lost_input()
 
     def send_replies(self) -> None:
         """Send on what the socket would not take before, and close if that is due."""
@@ -376,9 +382,15 @@ class Transport:
             self._send([records])
 
     def end(self, request: Request, stderr: bytes, stdout: bytes) -> None:
-        """Send all that is left of a response in one write; then keep or close."""
+        """Send all that is left of a response in one write; then keep or close.
+
+        Of an early answer, end-request is held back until the body has come or no
+        more of it comes: HAProxy and cgi-fcgi would stop reading their client at
+        once, and the answer would be lost. nginx wants it at once: it sends no more.
+        """
         connection = self._connection
         state = request.state
+        early = not (state.input_ended or self.eof or request.server_is(b"nginx"))
         buffers: list[Buffer] = []
         log = request._stderr
         if stderr:
@@ -386,9 +398,11 @@ class Transport:
         if stdout and not request.unwanted:
             buffers += connection.stdout(state, stdout)
         used = bool(stderr) or (log is not None and log.used)
-        buffers.append(
-            connection.end_request(state, request.app_status, stderr_used=used)
-        )
+        end = connection.end_request(state, request.app_status, stderr_used=used)
+        if early:
+            end, self.owed[state] = end[:-END_REQUEST_LEN], end[-END_REQUEST_LEN:]
+            self.until = monotonic() + (self._settings.linger_timeout or inf)
+        buffers.append(end)
         try:
             if self._is_last(request):
                 self._send_last(buffers)
@@ -399,12 +413,25 @@ class Transport:
             self.keep = False
             self.eof = True
         self.requests.remove(request)
-        self._after_end(state)
+        if state in self.owed and not self.eof:
+            self._owner.settle(self)
+        else:
+            self._after_end(state)
+
+    def _on_discarded(self, event: InputDiscarded) -> None:
+        if event.request in self.owed:
+            self._answer(event.request, self.owed.pop(event.request))
+
+    def pay(self) -> None:
+        """Send the end-request records that are owed, whatever may still come."""
+        while self.owed and not self.eof:
+            state, end = self.owed.popitem()
+            self._answer(state, end)
 
     def _is_last(self, request: Request) -> bool:
         """Whether a connection that was to be kept ends with this request."""
         return (
-            not self.keep
+            not (self.keep or self.owed)
             and request.state.keep_conn
             and len(self.requests) == 1
             and not self._connection.receiving(but=request.state)
@@ -472,7 +499,9 @@ class Transport:
         both would wait for ever.
         """
         timeout = self._settings.write_timeout
-        wanted = select.POLLOUT if self.eof else select.POLLOUT | select.POLLIN
+        wanted = select.POLLOUT
+        if not (self.eof or self.choked):
+            wanted |= select.POLLIN
         ready = _poll(self.fd, wanted, timeout)
         if not ready:
             raise TimeoutError(
@@ -525,7 +554,8 @@ class Transport:
 
     def _is_done(self) -> bool:
         """Whether a connection that is not kept has no purpose any more."""
-        return not (self.keep or self.requests or self.unsent or self.lingering)
+        busy = self.requests or self.owed or self.unsent or self.lingering
+        return not (self.keep or busy)
 
     def _unread(self, state: RequestState) -> bool:
         """Whether input may be waiting: closing then would destroy the answer."""
@@ -540,8 +570,11 @@ class Transport:
             self.close()
 
     def give_up(self) -> None:
-        """Drop what is incomplete, and close: the peer was silent for too long."""
-        self._lost_input()
+        """The peer was silent for too long: end what is owed, or drop it and close."""
+        if self.owed:
+            self.pay()
+        else:
+            self._lost_input()
 
     def _linger(self) -> None:
         """Shut our side down and discard input: a reset would destroy the answer."""
@@ -588,5 +621,6 @@ _ON_EVENT: dict[type, Callable[[Transport, Any], None]] = {
     DataReceived: Transport._on_data,
     DataEnded: Transport._on_data_end,
     AbortReceived: Transport._on_abort,
+    InputDiscarded: Transport._on_discarded,
     RequestRefused: Transport._on_refused,
 }

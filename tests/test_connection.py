@@ -18,6 +18,7 @@ from fcgi_app.protocol import (
     DataEnded,
     DataReceived,
     Event,
+    InputDiscarded,
     Limits,
     ParamsReceived,
     RequestRefused,
@@ -261,7 +262,7 @@ ACCEPTED: dict[State, dict[str, list[type]]] = {
         "data-end": [DataEnded],
     },
     State.COMPLETE: {**{n: [] for n in STREAM_RECORDS}, "abort": [AbortReceived]},
-    State.ENDED: {name: [] for name in STREAM_RECORDS},
+    State.ENDED: {**{n: [] for n in STREAM_RECORDS}, "data-end": [InputDiscarded]},
 }
 
 
@@ -433,7 +434,11 @@ class TestLimits:
         assert events == [RequestRefused(events[0].request, ProtocolStatus.OVERLOADED)]
         connection.end_request(events[0].request)
         later = only(connection, params(5), stdin(5, b"x"), params(1), stdin(1))
-        assert [event.request.request_id for event in later] == [1, 1]
+        assert [(type(event), event.request.request_id) for event in later] == [
+            (InputDiscarded, 5),
+            (ParamsReceived, 1),
+            (StdinEnded, 1),
+        ]
 
     def test_ended_requests_do_not_count(self) -> None:
         """Ids that were answered early and then completed leave nothing behind."""
@@ -441,7 +446,8 @@ class TestLimits:
         for request_id in range(1, 2000, 2):
             events = only(connection, begin_request(request_id), params(request_id))
             connection.end_request(events[0].request)
-            assert only(connection, stdin(request_id, b"late")) == []
+            discarded = only(connection, stdin(request_id, b"late"))
+            assert discarded == [InputDiscarded(events[0].request)]
 
 
 class TestRequests:
@@ -449,7 +455,8 @@ class TestRequests:
         """Role 9 is refused as UNKNOWN_ROLE and its input skipped (W15)."""
         connection = Connection()
         events = only(connection, whole_request(role=9, keep=True))
-        assert events == [RequestRefused(events[0].request, 3)]
+        refused = events[0].request
+        assert events == [RequestRefused(refused, 3), InputDiscarded(refused)]
         end = parse_records(connection.end_request(events[0].request, 0, 3))[0]
         assert parse_end_request(end[-1].content) == (0, ProtocolStatus.UNKNOWN_ROLE)
         assert len(only(connection, whole_request(keep=True))) == 2
@@ -495,9 +502,10 @@ class TestRequests:
         events = only(connection, begin_request(keep=True), params())
         connection.end_request(events[0].request)
         later = only(connection, stdin(data=forged), whole_request(keep=True))
-        assert [type(event) for event in later] == [ParamsReceived, StdinEnded]
-        assert isinstance(later[0], ParamsReceived)
-        assert b"FORGED" not in later[0].params
+        kinds = [InputDiscarded, ParamsReceived, StdinEnded]
+        assert [type(event) for event in later] == kinds
+        assert isinstance(later[1], ParamsReceived)
+        assert b"FORGED" not in later[1].params
 
     def test_late_stdin_without_terminator(self) -> None:
         """mod_proxy_fcgi leaves STDIN of an ended id open and begins it anew."""

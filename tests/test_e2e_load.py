@@ -25,6 +25,7 @@ from .servers import (
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
+
 @pytest.fixture(scope="module", params=way_params())
 def way(request: pytest.FixtureRequest) -> Way:
     found = request.param
@@ -200,4 +201,3 @@ def test_multiplexed_requests(site: Site, way: Way) -> None:
         assert held.result().status == 200
         for number, other in enumerate(others):
             assert other.result().body == bytes([number]) * 50_000
-

@@ -22,7 +22,9 @@ MANY = 32  # Apache's processes in apache-proxy-fcgi.conf with -DPREFORK
 
 
 @pytest.fixture(
-    params=["apache-reuse-tcp", "apache-reuse-unix"], ids=["tcp", "unix"], scope="module"
+    params=["apache-reuse-tcp", "apache-reuse-unix"],
+    ids=["tcp", "unix"],
+    scope="module",
 )
 def way(request: pytest.FixtureRequest) -> Way:
     return next(way for way in WAYS if way.name == request.param)

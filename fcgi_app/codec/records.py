@@ -20,6 +20,7 @@ from .constants import (
 )
 
 __all__ = [
+    "END_REQUEST_LEN",
     "HEADER",
     "BeginRequest",
     "EndRequest",
@@ -42,6 +43,8 @@ _BEGIN = Struct("!HB5x")
 _END = Struct("!iB3x")
 _END_RECORD = Struct("!BBHHBxiB3x")
 
+END_REQUEST_LEN = _END_RECORD.size
+"""Bytes of a whole end-request record."""
 STREAM_CHUNK = 65528
 """Content bytes a record of a long stream: the greatest multiple of eight."""
 

@@ -41,6 +41,7 @@ from .events import (
     DataEnded,
     DataReceived,
     Event,
+    InputDiscarded,
     ParamsReceived,
     RequestRefused,
     StdinEnded,
@@ -546,6 +547,7 @@ class Connection:
         last = RecordType.DATA if request.role == Role.FILTER else RecordType.STDIN
         if not content and record_type == last:
             del self._requests[request_id]
+            events.append(InputDiscarded(request))
 
 
 _ACTIONS: dict[str, _Handler] = {

@@ -15,6 +15,7 @@ __all__ = [
     "DataEnded",
     "DataReceived",
     "Event",
+    "InputDiscarded",
     "ParamsReceived",
     "RequestRefused",
     "StdinEnded",
@@ -67,6 +68,12 @@ class AbortReceived(NamedTuple):
     request: RequestState
 
 
+class InputDiscarded(NamedTuple):
+    """The rest of the input of a request that was ended early has come, to its end."""
+
+    request: RequestState
+
+
 class RequestRefused(NamedTuple):
     """A begin-request that must be answered with ``protocol_status``, and no more.
 
@@ -85,5 +92,6 @@ Event = (
     | DataReceived
     | DataEnded
     | AbortReceived
+    | InputDiscarded
     | RequestRefused
 )

@@ -10,11 +10,19 @@ import signal
 import socket
 import struct
 import sys
-from typing import BinaryIO
+from typing import Protocol
 
 HEADER = struct.Struct(">BBHHBx")
 BEGIN, END, STDIN, STDOUT = 1, 3, 5, 6
 ANSWER = b"Content-Type: text/plain\r\n\r\none at a time\n"
+
+
+class Stream(Protocol):
+    """What a connection's file object can do."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def write(self, data: bytes, /) -> int: ...
+    def flush(self) -> None: ...
 
 
 def build(record_type: int, content: bytes) -> bytes:
@@ -22,7 +30,7 @@ def build(record_type: int, content: bytes) -> bytes:
     return HEADER.pack(1, record_type, 1, len(content), 0) + content
 
 
-def serve(stream: BinaryIO) -> None:
+def serve(stream: Stream) -> None:
     """Every request of a connection, one after the other."""
     keep = False
     while header := stream.read(HEADER.size):

@@ -116,7 +116,9 @@ class ExternalProgram:
     def wait_for_end(self, number: int, *, seconds: float = 15.0) -> None:
         """Return when so many processes have ended and been replaced."""
         with self._changed:
-            in_time = self._changed.wait_for(lambda: len(self.statuses) >= number, seconds)
+            in_time = self._changed.wait_for(
+                lambda: len(self.statuses) >= number, seconds
+            )
         assert in_time, f"{self._script.name} (pid {self.pid}) does not end"
 
     def kill(self) -> None:

@@ -7,7 +7,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -265,7 +265,6 @@ class SiteCache:
     def __init__(self) -> None:
         self._setup = ""
         self._sites: dict[tuple[Path, tuple[tuple[str, str], ...]], Site] = {}
-        self._stack = ExitStack()
 
     def get(
         self, setup: str, script: Path, environment: Mapping[str, str] | None = None
@@ -277,10 +276,14 @@ class SiteCache:
         settings = environment or {}
         key = script, tuple(sorted(settings.items()))
         if key not in self._sites:
-            self._sites[key] = self._stack.enter_context(Site(setup, script, settings))
+            self._sites[key] = Site(setup, script, settings).__enter__()
         return self._sites[key]
 
     def close(self) -> None:
-        """Stop everything; every failure to stop properly is raised in the end."""
-        self._sites.clear()
-        self._stack.close()
+        """Stop everything; what does not stop properly is raised in the end."""
+        sites, self._sites = self._sites, {}
+        # At the same time: lighttpd looks only once in a second whether it is to stop.
+        with ThreadPoolExecutor(len(sites) or 1) as pool:
+            stops = [pool.submit(site.__exit__) for site in sites.values()]
+        for stop in stops:
+            stop.result()

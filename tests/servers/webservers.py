@@ -34,7 +34,9 @@ def render(template: str, values: Mapping[str, object]) -> str:
     try:
         return PLACEHOLDER.sub(lambda found: str(values[found[1]]), text)
     except KeyError as error:
-        raise AssertionError(f"{template} needs a value for @{error.args[0]}@") from None
+        raise AssertionError(
+            f"{template} needs a value for @{error.args[0]}@"
+        ) from None
 
 
 class WebServer:
