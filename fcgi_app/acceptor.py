@@ -291,6 +291,9 @@ class Acceptor:
                 now = now or monotonic()
                 if deadline > now:
                     break
+                if transport.serving:  # not idle at all, only left in its place
+                    self._put(transport, None)
+                    continue
                 if what:
                     log_warning(
                         "connection from %s %s; closed", transport.peer_name, what
@@ -361,8 +364,9 @@ class Acceptor:
     def _close_oldest_idle(self) -> bool:
         """Make room: close the kept connection that is unused longest."""
         for transport in self._idle:
-            transport.close()
-            return True
+            if not transport.requests:
+                transport.close()
+                return True
         return False
 
     # The end

@@ -220,10 +220,10 @@ def _write_through(request: Request, descriptor: int) -> None:
     stdout = request.stdout
     if descriptor == 2 or _loop.stream(1) is not stdout:
         return  # descriptors=True: Python's writes have always gone out at once
-    head, stdout._head = stdout._head, None
-    request._output_buffer = 0
-    if head is not None:
-        stdout._emit(head._parts)
+    stdout._limit = 0
+    held = stdout._release_head()
+    if held:
+        stdout._emit([held])
 
 
 # Files of the operating system

@@ -106,7 +106,6 @@ class Request:
         "_detached",
         "_filtering",
         "_finished",
-        "_output_buffer",
         "_params",
         "_pid",
         "_pool",
@@ -138,7 +137,6 @@ class Request:
     ) -> None:
         self._channel = channel
         self._settings = settings
-        self._output_buffer = settings.output_buffer
         self.role = role
         self.request_id = request_id
         # A FCGI_ROLE on the wire must not win over the role that was asked for.
@@ -190,6 +188,11 @@ class Request:
     def is_head(self) -> bool:
         """Whether the method is HEAD, so that a body must not be sent."""
         return self.params_map.get(b"REQUEST_METHOD") == b"HEAD"
+
+    @property
+    def owns_descriptors(self) -> bool:
+        """Whether descriptors 0, 1 and 2 belong to the request while it runs."""
+        return self._settings.descriptors
 
     def server_is(self, name: bytes) -> bool:
         """Whether SERVER_SOFTWARE names that web server (``nginx/1.22.1``)."""

@@ -19,7 +19,7 @@ from http import HTTPStatus
 
 from .errors import FcgiAppError
 
-__all__ = ["MAX_HEAD_BYTES", "MalformedHead", "ResponseHead", "build_error"]
+__all__ = ["MAX_HEAD_BYTES", "MalformedHead", "ResponseHead", "build_error", "known_head"]
 
 MAX_HEAD_BYTES = 65536
 """Longest head, in bytes: nginx (fastcgi_buffer_size) takes 4 or 8 KiB by default,
@@ -136,6 +136,16 @@ class ResponseHead:
                     _rewritten.clear()
                 _rewritten[head] = mended
         return mended
+
+
+def known_head(data: bytes) -> tuple[bytes, bytes] | None:
+    """Return ``(mended head, body)`` if a responder's head seen before begins ``data``.
+
+    The short way of ``ResponseHead`` for a response that comes in one piece.
+    """
+    end = _head_end(data)
+    mended = _rewritten.get(data[:end]) if end > 0 else None
+    return None if mended is None else (mended, data[end:])
 
 
 def _head_end(data: bytes) -> int:

@@ -190,30 +190,19 @@ class Loop:
             self.install_streams()
         assert self._texts is not None
         assert self._swap is not None
-        text_in, text_out, text_err = self._texts
         for settle in self.before_swap:
             settle()
         self.current = request
         request.host = self
         self._swap.enter(request.params_map)
-        assert self._settings is not None
-        if self._settings.descriptors:
-            self._bind_descriptors(request)
-        else:
-            text_in.bind(lambda: request.stdin)
-            text_out.bind(lambda: request.stdout)
-            text_err.bind(lambda: request.stderr)
+        streams: Request | RequestDescriptors = request
+        if request.owns_descriptors:
+            from .descriptors import RequestDescriptors
+
+            streams = self._descriptors = RequestDescriptors(request)
+        for text in self._texts:
+            text.bind(streams)
         sys.stdin, sys.stdout, sys.stderr = self._texts
-
-    def _bind_descriptors(self, request: Request) -> None:
-        from .descriptors import RequestDescriptors
-
-        assert self._texts is not None
-        text_in, text_out, text_err = self._texts
-        owned = self._descriptors = RequestDescriptors(request)
-        text_in.bind(lambda: owned.stdin)
-        text_out.bind(lambda: owned.stdout)
-        text_err.bind(lambda: owned.stderr)
 
     def finish(self) -> None:
         """End the current request, if there is one, and give the process back."""
@@ -241,7 +230,7 @@ class Loop:
         assert self._texts is not None
         assert self._swap is not None
         for text in self._texts:
-            text.unbind()
+            text.bind(None)
         self._swap.leave()
         if request.is_cgi:
             self._hooks.exit_status = request.app_status
@@ -317,8 +306,8 @@ class Loop:
         self._originals = (sys.stdin, sys.stdout, sys.stderr)
         self._texts = (
             TextIn(),
-            TextOut("<stdout>", sys.stdout),
-            TextOut("<stderr>", sys.stderr),
+            TextOut("stdout", sys.stdout),
+            TextOut("stderr", sys.stderr),
         )
         sys.stdin, sys.stdout, sys.stderr = self._texts
 
@@ -368,7 +357,7 @@ class Loop:
             request.forget_output()
             if self._texts is not None:
                 for text in self._texts:
-                    text.unbind()
+                    text.bind(None)
         if self._acceptor is not None:
             self._acceptor.abandon(keep)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ._log import log_warning
 from .codec.constants import Role
 from .errors import RequestAborted
-from .response import MalformedHead, ResponseHead, build_error
+from .response import MalformedHead, ResponseHead, build_error, known_head
 
 if TYPE_CHECKING:
     from .body import InputBuffer
@@ -74,14 +74,16 @@ class OutputStream(io.BufferedIOBase):
     at for every write.
     """
 
+    # One of these is made for each request, so what is usual stands in the class.
     closed: bool = False
+    error: OSError | None = None
+    """Why output was dropped, if any was."""
+    _size = 0
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        self._limit = request._settings.output_buffer
         self._parts: list[bytes] = []
-        self._size = 0
-        self.error: OSError | None = None
-        """Why output was dropped, if any was."""
 
     def writable(self) -> bool:
         return True
@@ -98,10 +100,10 @@ class OutputStream(io.BufferedIOBase):
             raise ValueError("I/O operation on closed file")
         if type(data) is not bytes:
             view = memoryview(data).cast("B")
-            data = view if len(view) >= self._request._output_buffer else bytes(view)
+            data = view if len(view) >= self._limit else bytes(view)
         size = len(data)
         self._size += size
-        if self._size < self._request._output_buffer:
+        if self._size < self._limit:
             self._parts.append(data)
         else:
             self._overflow(data)
@@ -167,20 +169,13 @@ class OutputStream(io.BufferedIOBase):
 class StdoutStream(OutputStream):
     """The response: the head is held back until it is whole, and mended."""
 
-    def __init__(self, request: Request) -> None:
-        super().__init__(request)
-        self._head: ResponseHead | None = ResponseHead(
-            authorizer=request.role == Role.AUTHORIZER
-        )
-        self._discard = False
-
-    @property
-    def head_sent(self) -> bool:
-        """Whether the response head has gone out."""
-        return self._head is None
+    head_sent = False
+    """Whether the response head has gone out."""
+    _head: ResponseHead | None = None  # what has come of the head in pieces
+    _discard = False  # what follows the head
 
     def _emit(self, pieces: list[Buffer]) -> None:
-        if self._head is not None:
+        if not self.head_sent:
             pieces = [self._through_head(b"".join(pieces))]
         elif self._discard:
             return
@@ -191,23 +186,35 @@ class StdoutStream(OutputStream):
 
     def _through_head(self, data: bytes) -> bytes:
         """Return what may go out now that ``data`` has come."""
-        assert self._head is not None
-        if self._request.passthrough:
-            data = self._head.held() + data
-            self._head = None
-            return data
-        try:
-            whole = self._head.feed(data)
-        except MalformedHead as reason:
-            return self._refuse(reason)
+        request = self._request
+        if request.passthrough:
+            return self._release_head() + data
+        whole = None
+        if self._head is None and request.role != Role.AUTHORIZER:
+            whole = known_head(data)
         if whole is None:
-            return b""
-        self._head = None
-        head, body = whole
-        if self._request.is_head:
+            head = self._head = self._head or ResponseHead(
+                authorizer=request.role == Role.AUTHORIZER
+            )
+            try:
+                whole = head.feed(data)
+            except MalformedHead as reason:
+                return self._refuse(reason)
+            if whole is None:
+                return b""
+            self._head = None
+        self.head_sent = True
+        mended, body = whole
+        if request.is_head:
             self._discard = True
-            return head
-        return head + body if body else head
+            return mended
+        return mended + body if body else mended
+
+    def _release_head(self) -> bytes:
+        """Look at the head no more; return what has been held back of it."""
+        self.head_sent = True
+        head, self._head = self._head, None
+        return b"" if head is None else head.held()
 
     def _refuse(self, reason: MalformedHead) -> bytes:
         """Return a 500 in place of what is no response; the log tells the reason."""
@@ -215,7 +222,7 @@ class StdoutStream(OutputStream):
         return self._error_page(500)
 
     def _error_page(self, status: int) -> bytes:
-        self._head = None
+        self._release_head()
         self._discard = True
         page = build_error(status)
         if self._request.is_head:
@@ -224,7 +231,7 @@ class StdoutStream(OutputStream):
 
     def _fail(self, status: int) -> None:
         """Answer with an error page, unless a head has gone out."""
-        if self._head is not None:
+        if not self.head_sent:
             self._parts = []
             self._size = 0
             page = self._error_page(status)
@@ -235,16 +242,17 @@ class StdoutStream(OutputStream):
 
     def _finish(self) -> bytes:
         """Close; return what remains, a 500 if there never was a whole head."""
-        rest = super()._finish()
-        if self._head is None:
+        rest = self._finish_silently()
+        if self.head_sent:
             return b"" if self._discard else rest
-        if self._request.unwanted:
+        request = self._request
+        if request.unwanted:
             return b""
-        if not rest and self._request.is_cgi and not self._head.started:
+        if not rest and request.is_cgi and self._head is None:
             return b""  # a child may have written to descriptor 1 itself
         rest = self._through_head(rest)
         if self._head is not None:
-            if self._request._aborted:
+            if request._aborted:
                 return b""  # it broke off for that reason; nobody waits for more
             rest = self._refuse(self._head.unfinished())
         return rest

@@ -43,7 +43,7 @@ class TextOut(io.TextIOBase):
     """A text stream over whatever binary stream is bound; the process's own if none.
 
     Args:
-        name: ``<stdout>`` or ``<stderr>``.
+        name: ``stdout`` or ``stderr``.
         own: the process's own stream; None: output outside a request is dropped.
     """
 
@@ -54,10 +54,12 @@ class TextOut(io.TextIOBase):
     mode = "w"
 
     def __init__(self, name: str, own: TextIO | None) -> None:
-        self.name = name
+        self.name = f"<{name}>"
+        self._member = name
         self._own = own
         self._stream: BinaryOut | None = None
-        self._source: Callable[[], BinaryOut] | None = None
+        self._source: object = None
+        # Takes encoded text; None: not known yet, or not as simple as that.
         self._put: Callable[[bytes], object] | None = None
         self._changed = False
         self._following = _FollowingBuffer(self)
@@ -73,33 +75,33 @@ class TextOut(io.TextIOBase):
         self._detached = False
         self._changed = False
 
-    def bind(self, source: Callable[[], BinaryOut]) -> None:
-        """Follow the stream that ``source()`` gives at the first look, as new."""
+    def bind(self, source: object) -> None:
+        """Follow ``source.stdout`` (or ``stderr``), as new; None: the process's own."""
         if self._changed:
             self._forget_changes()
         self._source = source
         self._stream = self._put = None
 
-    def unbind(self) -> None:
-        """Follow the process's own stream."""
-        if self._changed:
-            self._forget_changes()
-        self._source = self._stream = self._put = None
-
     @property
     def _bound(self) -> BinaryOut | None:
         """The stream that is followed; None: the process's own."""
         if self._stream is None and self._source is not None:
-            self._stream = self._source()
-            self._put = self._stream.write
+            self._stream = getattr(self._source, self._member)
+            if not self._changed:
+                self._put = self._stream.write
         return self._stream
+
+    def _change(self) -> None:
+        """Note that text is not to be written in the plain way until the next bind."""
+        self._changed = True
+        self._put = None
 
     # Writing
 
     def write(self, text: str, /) -> int:
         """Write ``text``; return its length in characters."""
         put = self._put
-        if put is None or self._changed:
+        if put is None:
             return self._write_slowly(text)
         try:
             data = text.encode(_ENCODING, _ERRORS)
@@ -112,12 +114,12 @@ class TextOut(io.TextIOBase):
         if not isinstance(text, str):
             raise _not_text(text)
         self._check_usable()
-        if self._bound is None:
+        stream = self._bound
+        if stream is None:
             if self._own is not None:
                 self._own.write(text)
             return len(text)
-        put = self._put
-        assert put is not None
+        put = stream.write
         if self._newline not in (None, "", "\n"):
             text = text.replace("\n", str(self._newline))
         if self._encoder is not None:
@@ -165,7 +167,7 @@ class TextOut(io.TextIOBase):
         if self._bound is None:
             self.flush()
         elif not self.closed:
-            self._changed = True
+            self._change()
             self.closed = True
             self._bound.close()
 
@@ -174,7 +176,8 @@ class TextOut(io.TextIOBase):
         self._check_usable()
         stream = self.buffer
         if self._bound is not None:
-            self._detached = self._changed = True
+            self._change()
+            self._detached = True
         return stream
 
     def reconfigure(
@@ -207,7 +210,7 @@ class TextOut(io.TextIOBase):
             self._encoder = codecs.getincrementalencoder(self.encoding)(self.errors)
         if line_buffering is not None:
             self.line_buffering = line_buffering
-        self._changed = True
+        self._change()
 
     @property
     def write_through(self) -> bool:
@@ -292,21 +295,15 @@ class TextIn(io.TextIOBase):
     name = "<stdin>"
 
     def __init__(self) -> None:
-        self._source: Callable[[], BinaryIO] | None = None
+        self._source: Any = None
         self._inner: io.TextIOWrapper | None = None
         self._empty = io.TextIOWrapper(io.BytesIO(), _ENCODING, _ERRORS, "\n")
         self._detached = False
 
-    def bind(self, source: Callable[[], BinaryIO]) -> None:
-        """Read what ``source()`` gives at the first look; it may change on the way."""
+    def bind(self, source: Any) -> None:
+        """Read ``source.stdin``, which may change on the way; None: be at EOF."""
         self._source = source
         self._inner = None
-        self.closed = False
-        self._detached = False
-
-    def unbind(self) -> None:
-        """Be at EOF."""
-        self._source = self._inner = None
         self.closed = False
         self._detached = False
 
@@ -318,7 +315,7 @@ class TextIn(io.TextIOBase):
             raise ValueError("underlying buffer has been detached")
         if self._source is None:
             return self._empty
-        binary = self._source()
+        binary = self._source.stdin
         inner = self._inner
         if inner is None or inner.buffer is not binary:
             inner = self._inner = io.TextIOWrapper(binary, _ENCODING, _ERRORS, "\n")

@@ -149,6 +149,16 @@ class Transport:
         return sum(map(len, self.unsent)) > _MAX_REPLIES
 
     @property
+    def serving(self) -> bool:
+        """Whether it has one complete request to be served, and waits for nothing."""
+        requests = self.requests
+        return (
+            len(requests) == 1
+            and requests[0].state.input_ended
+            and not (self.eof or self.unsent or self.owed or self.lingering)
+        )
+
+    @property
     def uploading(self) -> bool:
         """Whether the body of a request is due that has not been dispatched."""
         return any(not request.dispatched for request in self.requests)
@@ -194,8 +204,12 @@ class Transport:
     def _feed(self, data: bytes) -> None:
         connection = self._connection
         try:
-            for event in connection.receive_data(data):
-                _ON_EVENT[type(event)](self, event)
+            events = connection.receive_data(data)
+            if len(events) == 2 and type(events[1]) is StdinEnded:
+                self._on_two(events[0], events[1])
+            else:
+                for event in events:
+                    _ON_EVENT[type(event)](self, event)
             if connection.error is not None:
                 raise connection.error
         except (RemoteProtocolError, OSError) as error:  # or a body found no room
@@ -211,6 +225,7 @@ class Transport:
 
         A peer that has only shut down its side gets the answers that it is owed.
         """
+        self.pay()
         self.eof = True
         self.keep = False
         cut = self._connection.receive_eof()
@@ -266,6 +281,23 @@ class Transport:
             self._ready(request)
         elif not self._settings.read_ahead:
             self._ready(request)
+
+    def _on_two(self, first: Any, end: StdinEnded) -> None:
+        """Act on two events at once: mostly those of a request without a body."""
+        if type(first) is not ParamsReceived or first.request is not end.request:
+            _ON_EVENT[type(first)](self, first)
+            self._on_stdin_end(end)
+            return
+        state, params, content = first
+        request = Request(self, self._settings, state.role, state.request_id, params)
+        request.params_content = content
+        request.state = state
+        self.requests.append(request)
+        if params.get(b"CONTENT_LENGTH"):
+            request._input_ended()
+        else:
+            request._body.ended = True
+        self._ready(request)
 
     def _on_stdin(self, event: StdinReceived) -> None:
         request = self._find(event.request)
@@ -390,6 +422,15 @@ class Transport:
         """
         connection = self._connection
         state = request.state
+        if (
+            request._stderr is None
+            and len(stdout) < _JOIN_BELOW
+            and state.input_ended
+            and (self.keep or not state.keep_conn)
+            and not (request.unwanted or self.unsent or self.closed)
+        ):
+            self._end_short(request, state, stdout)
+            return
         early = not (state.input_ended or self.eof or request.server_is(b"nginx"))
         buffers: list[Buffer] = []
         log = request._stderr
@@ -409,14 +450,35 @@ class Transport:
             else:
                 self._send(buffers)
         except OSError as error:
-            log_info("%s: its end could not be sent: %s", request, error)
-            self.keep = False
-            self.eof = True
+            self._end_failed(request, error)
         self.requests.remove(request)
         if state in self.owed and not self.eof:
             self._owner.settle(self)
         else:
             self._after_end(state)
+
+    def _end_short(self, request: Request, state: RequestState, stdout: bytes) -> None:
+        """Do what ``end`` does where nothing is special: one small piece, one send."""
+        connection = self._connection
+        data = b"".join(connection.stdout(state, stdout))
+        data += connection.end_request(state, request.app_status)
+        try:
+            with self._lock:
+                sent = self.sock.send(data, _SEND_FLAGS)
+        except OSError:
+            sent = 0  # to be tried again where trouble is dealt with
+        if sent != len(data):
+            try:
+                self._send([data[sent:]])
+            except OSError as error:
+                self._end_failed(request, error)
+        self.requests.remove(request)
+        self._after_end(state)
+
+    def _end_failed(self, request: Request, error: OSError) -> None:
+        log_info("%s: its end could not be sent: %s", request, error)
+        self.keep = False
+        self.eof = True
 
     def _on_discarded(self, event: InputDiscarded) -> None:
         if event.request in self.owed:

@@ -9,6 +9,7 @@ get wrong on kept connections.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from struct import Struct
 from typing import Any, NoReturn
 
@@ -68,6 +69,16 @@ _ENDS = Struct("!HHIHHI")
 _BEGIN_TYPE = VERSION_1 << 8 | RecordType.BEGIN_REQUEST
 _PARAMS_TYPE = VERSION_1 << 8 | RecordType.PARAMS
 _STDIN_TYPE = VERSION_1 << 8 | RecordType.STDIN
+
+
+
+@lru_cache(maxsize=256)
+def _build_end(request_id: int, app_status: int, protocol_status: int) -> bytes:
+    """Build the end of STDOUT and end-request: nearly always the same bytes."""
+    return build_header(RecordType.STDOUT, request_id, 0) + build_end_request(
+        request_id, app_status, protocol_status
+    )
+
 
 # A method of Connection that takes (request, request_id, record_type, content, events).
 _Handler = Callable[..., None]
@@ -244,9 +255,7 @@ class Connection:
                 del self._requests[request_id]
         else:
             request.state = State.ENDED
-        end = build_header(RecordType.STDOUT, request_id, 0) + build_end_request(
-            request_id, app_status, protocol_status
-        )
+        end = _build_end(request_id, app_status, protocol_status)
         if stderr_used:
             end = build_header(RecordType.STDERR, request_id, 0) + end
         return end
