@@ -103,6 +103,7 @@ class Acceptor:
         )
         self._stopping = False
         self._passed_over = False
+        self._nearest = inf  # deadline that the last wait knew of
         self._paused_until = 0.0
         self._pause = _FIRST_PAUSE
         self._values = _values(settings)
@@ -236,12 +237,14 @@ class Acceptor:
                     owner.send_replies()
                 if events & EVENT_READ:
                     came |= owner.receive()
-                self.settle(owner)
+                if not owner.serving:  # else it stays where it is meanwhile
+                    self.settle(owner)
             elif owner is None:
                 self._clear_wake()
             else:
                 connect_on.append(owner)
-        self._expire()
+        if self._nearest != inf:
+            self._expire()
         for listener in connect_on:
             self._consider(listener)
         if self._paused_until and monotonic() >= self._paused_until:
@@ -256,6 +259,7 @@ class Acceptor:
                 nearest = min(nearest, next(iter(place.values())))
         if self._paused_until:
             nearest = min(nearest, self._paused_until)
+        self._nearest = nearest
         if nearest == inf:
             return None
         return min(max(0.0, nearest - monotonic()), _LONGEST_WAIT)

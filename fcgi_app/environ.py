@@ -366,10 +366,10 @@ class EnvironSwap:
                 data[name] = base[name]
             else:
                 del data[name]
-        text = layout.template % (*values,)
-        if text.count(0) != len(values):
+        if b"\0" in b"".join(values):
             self.enter(self._without_nul(given))
             return
+        text = layout.template % (*values,)
         self._put(data)
         if self._vectors is not None:
             self._vectors.show(layout, text, values)

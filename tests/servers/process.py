@@ -126,6 +126,15 @@ class Foreground:
         """Whether it still runs."""
         return self._process.poll() is None
 
+    def catches(self, number: int) -> bool:
+        """Whether it has a handler for this signal."""
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text()
+        except OSError:
+            return False
+        caught = next(x for x in status.splitlines() if x.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
     def send(self, number: int) -> None:
         """Send a signal to this one process."""
         self._process.send_signal(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import socket
 import sys
 import sysconfig
@@ -16,7 +17,7 @@ from types import TracebackType
 
 import fcgi_app
 
-from .process import Foreground
+from .process import Foreground, wait_until
 
 __all__ = ["APPS", "EXAMPLES", "ExternalProgram", "Gate", "wrapper_script"]
 
@@ -132,6 +133,11 @@ class ExternalProgram:
         """Ask it to stop; it must leave with exit status 0."""
         with self._changed:
             self._stopping = True
+        # Right after its start SIGTERM would find a process without a handler.
+        wait_until(
+            lambda: self._process.catches(signal.SIGTERM) or not self._process.alive(),
+            f"{self._script.name} catches SIGTERM",
+        )
         status = self._process.stop()
         self._supervisor.join()
         assert status == 0, (
