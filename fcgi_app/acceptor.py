@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import selectors
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from math import inf
@@ -84,6 +86,7 @@ class Acceptor:
         self._selector = selectors.DefaultSelector()
         self._ready: deque[Request] = deque()
         self._connections: set[Transport] = set()
+        self._most_connections = min(settings.max_connections, _room())
         # Where a connection may wait, oldest first, with its deadline.
         self._first: _Place = {}
         self._coming: _Place = {}
@@ -172,16 +175,16 @@ class Acceptor:
         settings = self._settings
         if transport.lingering:
             self._put(transport, self._lingering, settings.linger_idle, transport.until)
-        elif transport.eof:
-            self._put(transport, None)
-            events = 0
-        elif transport.owed and not transport.unsent:
-            self._put(transport, self._owing, _END_DELAY, transport.until)
         elif transport.unsent:
             self._put(transport, self._blocked, settings.write_timeout)
             events = EVENT_WRITE
-            if not (transport.choked or transport.paused):
+            if not (transport.choked or transport.paused or transport.deaf):
                 events |= EVENT_READ
+        elif transport.deaf:
+            self._put(transport, None)
+            events = 0
+        elif transport.owed:
+            self._put(transport, self._owing, _END_DELAY, transport.until)
         elif transport.paused:
             self._put(transport, None)
             events = 0
@@ -302,6 +305,7 @@ class Acceptor:
                     log_warning(
                         "connection from %s %s; closed", transport.peer_name, what
                     )
+                self._put(transport, None)
                 transport.give_up()
 
     # Accepting
@@ -343,7 +347,7 @@ class Acceptor:
         transport.receive()
         if not transport.requests or transport.begun:
             self.settle(transport)  # else its request is about to be served
-        if len(self._connections) > self._settings.max_connections:
+        if len(self._connections) > self._most_connections:
             self._close_oldest_idle()
 
     def _accept_failed(self, error: OSError) -> None:
@@ -465,6 +469,14 @@ class Acceptor:
         if but is not None:
             but.watched = 0
             but.place = None
+
+
+def _room() -> int:
+    """How many connections leave the application descriptors for its own files."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(limit - 64, limit // 2)
 
 
 def _deadline(wait: float) -> float:

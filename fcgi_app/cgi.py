@@ -9,9 +9,9 @@ from time import monotonic
 
 from .body import InputBuffer
 from .codec.constants import Role
+from .codec.records import Buffer
 from .request import Request
 from .settings import Settings
-from .streams import Buffer
 
 __all__ = ["CgiChannel", "CgiEnviron", "cgi_request"]
 

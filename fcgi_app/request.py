@@ -21,9 +21,9 @@ from .errors import CallSequenceError, RequestAborted
 from .streams import BodyReader, StderrStream, StdoutStream
 
 if TYPE_CHECKING:
+    from .codec.records import Buffer
     from .pool import Pool
     from .settings import Settings
-    from .streams import Buffer
 
 __all__ = ["Channel", "Host", "Request"]
 

@@ -19,7 +19,13 @@ from http import HTTPStatus
 
 from .errors import FcgiAppError
 
-__all__ = ["MAX_HEAD_BYTES", "MalformedHead", "ResponseHead", "build_error", "known_head"]
+__all__ = [
+    "MAX_HEAD_BYTES",
+    "MalformedHead",
+    "ResponseHead",
+    "build_error",
+    "known_head",
+]
 
 MAX_HEAD_BYTES = 65536
 """Longest head, in bytes: nginx (fastcgi_buffer_size) takes 4 or 8 KiB by default,
@@ -50,8 +56,7 @@ def build_error(status: int, text: str = "") -> bytes:
     reason = HTTPStatus(status).phrase
     page = (text or f"{status} {reason}").encode() + b"\n"
     head = (
-        f"Status: {status} {reason}\r\n"
-        "Content-Type: text/plain; charset=utf-8\r\n\r\n"
+        f"Status: {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
     )
     return head.encode() + page
 

@@ -38,7 +38,8 @@ class Settings:
         linger_idle: the same, between two arrivals (nginx: lingering_timeout 5).
         stop_timeout: how long requests that are coming in are waited for at a stop.
             mod_fcgid repeats its SIGTERM after 1 s.
-        max_connections: beyond it, the idle connection that is unused longest goes.
+        max_connections: beyond it, the idle connection that is unused longest goes;
+            less where RLIMIT_NOFILE would leave the application no descriptors.
         max_queued: complete requests that wait for their turn; beyond it, a 503.
         max_params_bytes, max_params, max_requests: see ``protocol.Limits``.
         replace_environ: os.environ holds the params only, as with libfcgi.

@@ -17,11 +17,11 @@ from .response import MalformedHead, ResponseHead, build_error, known_head
 
 if TYPE_CHECKING:
     from .body import InputBuffer
+    from .codec.records import Buffer
     from .request import Request
 
 __all__ = ["BodyReader", "OutputStream", "StderrStream", "StdoutStream"]
 
-Buffer = bytes | bytearray | memoryview
 
 _MAX_LINE = 8192
 """Bytes of a line on STDERR that go out before its end (httpd cuts at 8 KiB)."""

@@ -13,7 +13,7 @@ import codecs
 import io
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 __all__ = ["BinaryOut", "TextIn", "TextOut"]
 

@@ -12,15 +12,17 @@ import io
 import select
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from math import inf
-from threading import Lock
 from time import monotonic
 from typing import Any, Protocol
 
 from ._log import log_info, log_warning
+from .body import InputBuffer
 from .codec.constants import ProtocolStatus, Role
-from .codec.records import END_REQUEST_LEN
+from .codec.records import END_REQUEST_LEN, Buffer
 from .errors import RemoteProtocolError
+from .outlet import Outlet, poll_socket
 from .protocol import (
     AbortReceived,
     Connection,
@@ -36,20 +38,13 @@ from .protocol import (
 from .request import Request
 from .response import build_error
 from .settings import Settings
-from .streams import Buffer
 
 __all__ = ["Transport"]
 
 _RECV_SIZE = 65536
 _NOW = socket.MSG_DONTWAIT
-_JOIN_BELOW = 16384
-"""Bytes up to which copying parts together costs less than a gathering write."""
-_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-_MAX_BUFFERS = 64  # more are joined; the kernel's bound is 1,024 (IOV_MAX)
 _MAX_REPLIES = 1 << 20
 """Bytes of short answers that a web server may leave unread; it is not read beyond."""
-_LONGEST_WAIT = 1_000_000.0
-"""Seconds: poll(2) takes 24 days at most."""
 _STATUS_OF: dict[int, int] = {
     ProtocolStatus.OVERLOADED: 503,
     ProtocolStatus.UNKNOWN_ROLE: 501,
@@ -77,22 +72,23 @@ class Transport:
         requests: those that have their params and no end yet, in order of arrival.
         owed: the end-request records of requests that were answered before their
             input had ended; see ``end``.
-        eof: no more bytes will come, or be looked at.
-        unsent: short answers that the socket would not take.
+        eof: the peer sends no more.
+        deaf: what the peer sends is not looked at any more.
         keep: whether the connection may stay when nothing is owed on it.
         lingering: our side is shut down; input is discarded until the peer closes.
-        until: when a lingering connection is closed at the latest (monotonic clock).
+        until: when lingering, or owing, ends at the latest (monotonic clock).
         watched, place: the acceptor's notes on where it has this connection.
     """
 
     __slots__ = (
         "_connection",
-        "_lock",
-        "_lost",
+        "_outlet",
         "_owner",
         "_peer",
+        "_quiet",
         "_settings",
         "closed",
+        "deaf",
         "eof",
         "fd",
         "keep",
@@ -102,7 +98,6 @@ class Transport:
         "requests",
         "seen_bytes",
         "sock",
-        "unsent",
         "until",
         "watched",
     )
@@ -121,19 +116,21 @@ class Transport:
         self._settings = settings
         self._connection = Connection(settings.limits, values)
         self._owner = owner
-        self._lock = Lock()
-        self.unsent: list[Buffer] = []
-        self._lost = False  # nothing can be sent any more
+        self._outlet = Outlet(sock)
         self.requests: list[Request] = []
         self.owed: dict[RequestState, bytes] = {}
         self.closed = False
+        self.deaf = False
         self.eof = False
         self.keep = True
         self.lingering = False
+        self._quiet = False  # the last request's end leaves no input behind
         self.watched = 0  # for which events of the selector
         self.seen_bytes = False
         self.until = inf
         self.place: dict[Transport, float] | None = None
+
+    # What the acceptor asks
 
     @property
     def paused(self) -> bool:
@@ -144,9 +141,14 @@ class Transport:
         return False
 
     @property
+    def unsent(self) -> int:
+        """How many bytes the web server has not taken yet."""
+        return self._outlet.pending
+
+    @property
     def choked(self) -> bool:
         """Whether reading on must wait until the web server takes short answers."""
-        return sum(map(len, self.unsent)) > _MAX_REPLIES
+        return self._outlet.pending > _MAX_REPLIES
 
     @property
     def serving(self) -> bool:
@@ -155,7 +157,7 @@ class Transport:
         return (
             len(requests) == 1
             and requests[0].state.input_ended
-            and not (self.eof or self.unsent or self.owed or self.lingering)
+            and not (self.eof or self.deaf or self.owed or self._outlet.pending)
         )
 
     @property
@@ -193,10 +195,8 @@ class Transport:
         except OSError:
             data = b""
         if not data:
-            self._lost_input()
-        elif self.lingering:
-            pass
-        else:
+            self._peer_ended()
+        elif not (self.lingering or self.deaf):
             self.seen_bytes = True
             self._feed(data)
         return True
@@ -212,32 +212,36 @@ class Transport:
                     _ON_EVENT[type(event)](self, event)
             if connection.error is not None:
                 raise connection.error
-        except (RemoteProtocolError, OSError) as error:  # or a body found no room
+        except RemoteProtocolError as error:
             log_warning("connection from %s: %s; closed", self.peer_name, error)
-            self._lost_input()
+            self._stop_listening()
             return
         replies = connection.data_to_send()
-        if replies or self.unsent:
-            self._reply(replies)
+        if replies:
+            self._outlet.push(replies)
 
-    def _lost_input(self) -> None:
-        """No more input: drop what was incomplete, close if nothing is owed.
-
-        A peer that has only shut down its side gets the answers that it is owed.
-        """
-        self.pay()
+    def _peer_ended(self) -> None:
+        """Note that the peer has closed, or shut down its side to wait for answers."""
         self.eof = True
-        self.keep = False
-        cut = self._connection.receive_eof()
-        gone = _poll(self.fd, 0, 0) & (select.POLLHUP | select.POLLERR)
-        for request in list(self.requests):
+        gone = bool(poll_socket(self.fd, 0) & (select.POLLHUP | select.POLLERR))
+        for request in self.requests:
             self._abort(request)
-            if not request.running and (gone or request.state in cut):
-                log_info("%s: its connection was lost; dropped", request)
-                request.drop()
-                self.requests.remove(request)
-        if not self.requests and not self.closed:
-            self.close()
+        self._stop_listening(gone)
+
+    def _stop_listening(self, gone: bool = False) -> None:
+        """Drop what is incomplete (all, if the peer has gone); the rest is answered."""
+        self.deaf = True
+        self.keep = False
+        self.pay()
+        cut = self._connection.receive_eof()
+        for request in list(self.requests):
+            if gone or request.state in cut:
+                self._abort(request)
+                if not request.running:
+                    log_info("%s: its connection was lost; dropped", request)
+                    request.drop()
+                    self.requests.remove(request)
+        self._next_step()
 
     @staticmethod
     def _abort(request: Request) -> None:
@@ -246,25 +250,10 @@ class Transport:
         if request.role == Role.FILTER:
             request._filter_input().cut_off()
 
-    def _reply(self, replies: bytes) -> None:
-        """Send a short answer without waiting; what the socket refuses is kept.
-
-        While a response is being sent it only joins the queue behind it.
-        """
-        self.unsent.append(replies)
-        if self._lock.acquire(blocking=False):
-            try:
-                self.unsent = self._send_now(self._take_unsent())
-            except OSError:
-                self.unsent = []  # receiving will tell
-            finally:
-                self._lock.release()
-
     def send_replies(self) -> None:
-        """Send on what the socket would not take before, and close if that is due."""
-        self._reply(b"")
-        if not self.unsent and self._is_done():
-            self._linger()
+        """Send on what the socket would not take before."""
+        self._outlet.push()
+        self._next_step()
 
     # Events
 
@@ -303,7 +292,7 @@ class Transport:
         request = self._find(event.request)
         if request is None or request.finished:
             return
-        request._body.append(event.data, self._settings.spool)
+        self._keep_input(request, request._body, event.data)
         if (
             not request.dispatched
             and request._body.size >= self._settings.read_ahead
@@ -321,7 +310,7 @@ class Transport:
     def _on_data(self, event: DataReceived) -> None:
         request = self._find(event.request)
         if request is not None and not request.finished:
-            request._filter_input().append(event.data, self._settings.spool)
+            self._keep_input(request, request._filter_input(), event.data)
 
     def _on_data_end(self, event: DataEnded) -> None:
         request = self._find(event.request)
@@ -359,7 +348,7 @@ class Transport:
 
     def _answer(self, state: RequestState, end: bytes) -> None:
         """Send the whole of a short answer without ever waiting."""
-        self._reply(end)
+        self._outlet.push(end)
         self._after_end(state)
 
     def refuse(self, request: Request) -> None:
@@ -379,20 +368,42 @@ class Transport:
                 return request
         return None
 
+    def _keep_input(self, request: Request, source: InputBuffer, data: bytes) -> None:
+        """Keep input that nobody has read; where there is no room, one request ends."""
+        if source.ended:
+            return
+        try:
+            source.append(data, self._settings.spool)
+        except OSError as error:
+            log_warning("%s: its body could not be kept: %s", request, error)
+            if request.running:
+                self._abort(request)
+            else:
+                self.refuse(request)
+
     # The channel of a request
 
     def fill(self, request: Request, *, wait: bool) -> bool:
         """Receive more; with ``wait``, until something came or the body is late."""
-        if self.receive():
+        if not self.choked and self.receive():
             return True
-        if not wait or self.eof or self.closed:
+        if not wait or self.eof or self.deaf or self.closed:
             return False
         timeout = self._settings.body_timeout
-        if not _poll(self.fd, select.POLLIN, timeout):
+        ready = poll_socket(self.fd, self._wanted(), timeout)
+        if not ready:
             log_warning("%s: no input for %g s; given up", request, timeout)
-            self._lost_input()
+            self._stop_listening()
             return False
-        return self.receive()
+        if ready & select.POLLOUT:
+            self._outlet.push()
+        return self.receive() if ready & ~select.POLLOUT else True
+
+    def _wanted(self) -> int:
+        """Return what to wait for while a request wants input."""
+        if self.choked:
+            return select.POLLOUT
+        return select.POLLIN | (select.POLLOUT if self._outlet.pending else 0)
 
     def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
         """Send STDOUT records; waits for the web server to take them."""
@@ -422,16 +433,7 @@ class Transport:
         """
         connection = self._connection
         state = request.state
-        if (
-            request._stderr is None
-            and len(stdout) < _JOIN_BELOW
-            and state.input_ended
-            and (self.keep or not state.keep_conn)
-            and not (request.unwanted or self.unsent or self.closed)
-        ):
-            self._end_short(request, state, stdout)
-            return
-        early = not (state.input_ended or self.eof or request.server_is(b"nginx"))
+        early = not (state.input_ended or self.deaf or request.server_is(b"nginx"))
         buffers: list[Buffer] = []
         log = request._stderr
         if stderr:
@@ -445,40 +447,14 @@ class Transport:
             self.until = monotonic() + (self._settings.linger_timeout or inf)
         buffers.append(end)
         try:
-            if self._is_last(request):
-                self._send_last(buffers)
-            else:
-                self._send(buffers)
+            self._send(buffers, last=self._is_last(request))
         except OSError as error:
-            self._end_failed(request, error)
+            log_info("%s: its end could not be sent: %s", request, error)
         self.requests.remove(request)
-        if state in self.owed and not self.eof:
+        if state in self.owed:
             self._owner.settle(self)
         else:
             self._after_end(state)
-
-    def _end_short(self, request: Request, state: RequestState, stdout: bytes) -> None:
-        """Do what ``end`` does where nothing is special: one small piece, one send."""
-        connection = self._connection
-        data = b"".join(connection.stdout(state, stdout))
-        data += connection.end_request(state, request.app_status)
-        try:
-            with self._lock:
-                sent = self.sock.send(data, _SEND_FLAGS)
-        except OSError:
-            sent = 0  # to be tried again where trouble is dealt with
-        if sent != len(data):
-            try:
-                self._send([data[sent:]])
-            except OSError as error:
-                self._end_failed(request, error)
-        self.requests.remove(request)
-        self._after_end(state)
-
-    def _end_failed(self, request: Request, error: OSError) -> None:
-        log_info("%s: its end could not be sent: %s", request, error)
-        self.keep = False
-        self.eof = True
 
     def _on_discarded(self, event: InputDiscarded) -> None:
         if event.request in self.owed:
@@ -486,14 +462,16 @@ class Transport:
 
     def pay(self) -> None:
         """Send the end-request records that are owed, whatever may still come."""
-        while self.owed and not self.eof:
+        while self.owed:
             state, end = self.owed.popitem()
-            self._answer(state, end)
+            self._quiet = False
+            self.keep = self.keep and state.keep_conn
+            self._outlet.push(end)
 
     def _is_last(self, request: Request) -> bool:
         """Whether a connection that was to be kept ends with this request."""
         return (
-            not (self.keep or self.owed)
+            not (self.keep or self.owed or self.deaf)
             and request.state.keep_conn
             and len(self.requests) == 1
             and not self._connection.receiving(but=request.state)
@@ -502,7 +480,6 @@ class Transport:
     def hand_over(self, request: Request) -> None:
         """Close this process's copy of the connection, without shutting it down."""
         self.requests.remove(request)
-        self.eof = True
         self.close()
 
     def fileno(self, request: Request, descriptor: int) -> int:
@@ -511,48 +488,31 @@ class Transport:
 
     # Sending
 
-    def _send(self, buffers: list[Buffer]) -> None:
+    def _send(self, buffers: list[Buffer], last: bool = False) -> None:
         """Send all of ``buffers``, waiting for the web server where it is slow.
+
+        With ``last``, our FIN leaves in the same segment. A web server that saw the
+        end first might reuse the connection for a request, which would be lost.
 
         Raises:
             OSError: it has gone, or takes nothing for ``write_timeout``.
         """
         if self.closed:
             raise BrokenPipeError(errno.EPIPE, "the connection is closed")
-        if self._lost:  # not to wait for the same thing again
-            raise BrokenPipeError(errno.EPIPE, "the web server takes no more output")
-        with self._lock:
-            if self.unsent:
-                buffers[:0] = self._take_unsent()
-            if len(buffers) > _MAX_BUFFERS or sum(map(len, buffers)) < _JOIN_BELOW:
-                buffers = [b"".join(buffers)]
-            try:
-                rest = self._send_now(buffers)
-                while rest:
-                    self._wait_writable()
-                    rest = self._send_now(rest)
-                    if not rest and self.unsent:
-                        rest = self._take_unsent()
-            except OSError:
-                self._lost_output()
-                raise
-
-    def _take_unsent(self) -> list[Buffer]:
-        unsent, self.unsent = self.unsent, []
-        return [b"".join(unsent)]
-
-    def _send_now(self, buffers: list[Buffer]) -> list[Buffer]:
-        """Send what the socket takes at once; return the rest."""
         try:
-            if len(buffers) == 1:
-                sent = self.sock.send(buffers[0], _SEND_FLAGS)
-                if sent == len(buffers[0]):
-                    return []
-            else:
-                sent = self.sock.sendmsg(buffers, (), _SEND_FLAGS)
-        except (BlockingIOError, InterruptedError):
-            return buffers
-        return _behind(buffers, sent)
+            if last:
+                self._cork()
+            self._outlet.send(buffers, self._wait_writable)
+            if last:
+                self.sock.shutdown(socket.SHUT_WR)  # this lets a corked segment go
+        finally:
+            if self._outlet.lost:
+                self._gone()
+
+    def _cork(self) -> None:
+        if self.sock.family != socket.AF_UNIX and hasattr(socket, "TCP_CORK"):
+            with suppress(OSError):  # then they leave one after the other
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
 
     def _wait_writable(self) -> None:
         """Wait until the web server takes more; meanwhile take what it sends.
@@ -562,118 +522,99 @@ class Transport:
         """
         timeout = self._settings.write_timeout
         wanted = select.POLLOUT
-        if not (self.eof or self.choked):
+        if not (self.eof or self.deaf or self.choked):
             wanted |= select.POLLIN
-        ready = _poll(self.fd, wanted, timeout)
+        ready = poll_socket(self.fd, wanted, timeout)
         if not ready:
             raise TimeoutError(
                 errno.ETIMEDOUT, f"the web server took no output for {timeout:g} s"
             )
         if ready & select.POLLIN:
             self.receive()
-            if self.closed:
-                raise BrokenPipeError(errno.EPIPE, "the connection is closed")
 
-    def _send_last(self, buffers: list[Buffer]) -> None:
-        """Send the end and our FIN in one segment, on a connection meant to be kept.
-
-        A web server that saw the end first might reuse the connection for a request,
-        which would be lost.
-        """
-        tcp = self.sock.family != socket.AF_UNIX and hasattr(socket, "TCP_CORK")
-        if tcp:
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        self._send(buffers)
-        self.sock.shutdown(socket.SHUT_WR)  # this lets the corked segment go
-
-    def _lost_output(self) -> None:
+    def _gone(self) -> None:
         """Abort every request of the connection: the web server takes no more."""
-        self._lost = True
-        self.eof = True
+        self.eof = self.deaf = True
         self.keep = False
+        self.owed.clear()
         for request in list(self.requests):
             self._abort(request)
             if not request.running:
                 request.drop()
                 self.requests.remove(request)
 
-    # Closing
+    # What comes next
 
     def _after_end(self, state: RequestState) -> None:
-        """Keep the connection after a request's end, or close it, or linger."""
+        """Note what a request's end means for its connection."""
         if not state.keep_conn:
             self.keep = False
+        self._quiet = not state.keep_conn and state.input_ended
+        if self._quiet and state.role == Role.AUTHORIZER:
+            self._quiet = not self._has_unread()
+        self._next_step()
+
+    def _has_unread(self) -> bool:
+        """Whether input is waiting in the socket; an authorizer's was not expected."""
+        try:
+            return bool(self.sock.recv(1, _NOW | socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    def _next_step(self) -> None:
+        """Close the connection, linger, or wait: only here that is decided."""
         if self.closed:
             return
-        if self._is_done():
-            # A web server that meant to keep it may be sending its next request.
-            quiet = not state.keep_conn and state.input_ended
-            if self.eof or (quiet and not self._unread(state)):
+        if self._outlet.lost:
+            self._gone()
+            if not self.requests:
                 self.close()
-            else:
+                return
+        elif not (self.requests or self.owed or self.unsent or self.lingering):
+            neighbour = not self.deaf and self._connection.receiving()
+            if not (self.keep or neighbour):
+                if self.eof or (self._quiet and not self._connection.mid_record):
+                    self.close()
+                    return
                 self._linger()
+        elif self.lingering and self.eof:
+            self.close()
+            return
         self._owner.settle(self)
-
-    def _is_done(self) -> bool:
-        """Whether a connection that is not kept has no purpose any more."""
-        busy = self.requests or self.owed or self.unsent or self.lingering
-        return not (self.keep or busy)
-
-    def _unread(self, state: RequestState) -> bool:
-        """Whether input may be waiting: closing then would destroy the answer."""
-        if state.role == Role.AUTHORIZER:
-            return self.receive() and not self.eof
-        return self._connection.mid_record
 
     def refuse_keeping(self) -> None:
         """Close when nothing is owed any more; at once if nothing is owed now."""
         self.keep = False
-        if self._is_done() and not self.begun:
+        busy = self.requests or self.owed or self.unsent or self.lingering
+        if not busy and not self.begun:
             self.close()
 
     def give_up(self) -> None:
-        """The peer was silent for too long: end what is owed, or drop it and close."""
+        """End what is owed, or drop it and close: the peer was silent for too long."""
         if self.owed:
             self.pay()
+            self._next_step()
+        elif self.lingering or self.unsent:
+            self.close()
         else:
-            self._lost_input()
+            self._stop_listening()
+            if not (self.requests or self.unsent):
+                self.close()  # it has had its time; nothing is left to arrive
 
     def _linger(self) -> None:
         """Shut our side down and discard input: a reset would destroy the answer."""
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.close()
-            return
         self.lingering = True
-        if self._settings.linger_timeout:
-            self.until = monotonic() + self._settings.linger_timeout
+        self.until = monotonic() + (self._settings.linger_timeout or inf)
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close the socket; idempotent."""
         if not self.closed:
             self.closed = True
-            self.eof = True
+            self.eof = self.deaf = True
             self._owner.transport_closed(self)
             self.sock.close()
-
-
-def _behind(buffers: list[Buffer], sent: int) -> list[Buffer]:
-    """Return what follows the first ``sent`` bytes of ``buffers``."""
-    for index, buffer in enumerate(buffers):
-        if sent < len(buffer):
-            return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
-        sent -= len(buffer)
-    return []
-
-
-def _poll(fd: int, events: int, timeout: float) -> int:
-    """Wait up to ``timeout`` seconds for ``events`` on ``fd``; 0: they did not come."""
-    poller = select.poll()
-    poller.register(fd, events)
-    wait = min(timeout, _LONGEST_WAIT) * 1000 if timeout or not events else None
-    ready = poller.poll(wait)
-    return ready[0][1] if ready else 0
 
 
 _ON_EVENT: dict[type, Callable[[Transport, Any], None]] = {

@@ -217,6 +217,8 @@ lint_pages() {
 }
 
 report_coverage() {
+    # A process that was killed leaves an empty file.
+    find . -maxdepth 1 -name '.coverage.*' -size 0 -exec rm -f {} +
     "$main/bin/python" -Im coverage combine -q && "$main/bin/python" -Im coverage report
 }
 
@@ -258,6 +260,7 @@ must "environment for Python $main_version" make_env "$main" "$python"
 must "wheel" build_wheel "$main"
 must "installation for Python $main_version" install_wheel "$main" dev
 
+[ "$coverage" = no ] || "$main/bin/python" -Im coverage erase
 if [ $# -gt 0 ]; then
     suite "$main" "$@"
     status=$?

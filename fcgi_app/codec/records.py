@@ -23,6 +23,7 @@ __all__ = [
     "END_REQUEST_LEN",
     "HEADER",
     "BeginRequest",
+    "Buffer",
     "EndRequest",
     "Header",
     "build_abort_request",
@@ -36,6 +37,9 @@ __all__ = [
     "parse_end_request",
     "parse_header",
 ]
+
+Buffer = bytes | bytearray | memoryview
+"""What the content of a record may be; a memoryview of single bytes."""
 
 HEADER = Struct("!BBHHBx")
 """version, record type, request id, content length, padding length, reserved."""

@@ -71,7 +71,6 @@ _PARAMS_TYPE = VERSION_1 << 8 | RecordType.PARAMS
 _STDIN_TYPE = VERSION_1 << 8 | RecordType.STDIN
 
 
-
 @lru_cache(maxsize=256)
 def _build_end(request_id: int, app_status: int, protocol_status: int) -> bytes:
     """Build the end of STDOUT and end-request: nearly always the same bytes."""
@@ -423,17 +422,19 @@ class Connection:
 
     def _begin(
         self,
-        _: RequestState | None,
+        before: RequestState | None,
         request_id: int,
         record_type: int,
         content: bytes,
         events: list[Event],
     ) -> None:
         role, flags = parse_begin_request(content)
+        if before is not None and before.ended:
+            events.append(InputDiscarded(before))  # nothing more will come of it
         request = RequestState(request_id, role, bool(flags & KEEP_CONN))
         if not Role.RESPONDER <= role <= Role.FILTER:
             status = ProtocolStatus.UNKNOWN_ROLE
-        elif len(self._requests) >= self.limits.max_requests:
+        elif self._active() >= self.limits.max_requests:
             status = ProtocolStatus.OVERLOADED
         else:
             self._requests[request_id] = request
@@ -441,6 +442,17 @@ class Connection:
         request.state = State.ENDED
         self._requests[request_id] = request
         events.append(RequestRefused(request, status))
+
+    def _active(self) -> int:
+        """Count the requests that have not been ended; if many have, forget those.
+
+        Their late records are skipped as those of any inactive id.
+        """
+        requests = self._requests
+        if len(requests) >= self.limits.max_requests:
+            for request_id in [i for i, r in requests.items() if r.ended]:
+                del requests[request_id]
+        return len(requests)
 
     def _abort(
         self,

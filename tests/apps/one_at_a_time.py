@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import sys
+from contextlib import suppress
 from typing import Protocol
 
 HEADER = struct.Struct(">BBHHBx")
@@ -51,5 +52,10 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 with socket.socket(fileno=0) as listener:
     while True:
         connection, _ = listener.accept()
-        with connection, connection.makefile("rwb") as connection_stream:
+        # A web server that goes away in mid-request ends its own connection only.
+        with (
+            suppress(OSError),
+            connection,
+            connection.makefile("rwb") as connection_stream,
+        ):
             serve(connection_stream)

@@ -90,7 +90,7 @@ class ExternalProgram:
         self._changed = threading.Condition()
         self._process = self.start()
         self.statuses: list[int] = []
-        self._supervisor = threading.Thread(target=self._replace_the_dead)
+        self._supervisor = threading.Thread(target=self._replace_the_dead, daemon=True)
         self._supervisor.start()
 
     @property

@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -225,14 +226,13 @@ class Site:
         return bridge
 
     def _stop_programs(self) -> None:
-        try:
+        with ExitStack() as stack:  # all of it, whatever fails
+            stack.callback(self._close_listeners)
             for program in self.programs.values():
-                program.stop()
-        finally:
-            self._close_listeners()
+                stack.callback(program.stop)
         wait_until(
             lambda: not marked_processes(str(self.run)),
-            f"processes of {self.setup_name} outlive it: {marked_processes(str(self.run))}",
+            f"processes of {self.setup_name} outlive it",
         )
 
     def _close_listeners(self) -> None:

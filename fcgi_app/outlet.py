@@ -1,0 +1,131 @@
+"""A socket's way out: everything that is sent goes through one queue, in order."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from collections.abc import Callable
+
+from .codec.records import Buffer
+
+__all__ = ["Outlet", "poll_socket"]
+
+_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_JOIN_BELOW = 16384
+"""Bytes up to which copying parts together costs less than a gathering write."""
+_MAX_BUFFERS = 64  # more are joined; the kernel's bound is 1,024 (IOV_MAX)
+_LONGEST_WAIT = 1_000_000.0
+"""Seconds: poll(2) takes 24 days at most."""
+
+
+class Outlet:
+    """Sends buffers whole and in the order in which they came.
+
+    A signal handler may print while a write waits, and an exception of it may end
+    that wait: what was not sent stays in the queue, and what the handler printed
+    comes behind it, so that records are never cut or mixed.
+
+    Attributes:
+        lost: nothing can be sent any more.
+    """
+
+    __slots__ = ("_queue", "_sending", "_sock", "lost")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._queue: list[Buffer] = []
+        self._sending = False
+        self.lost = False
+
+    @property
+    def pending(self) -> int:
+        """How many bytes are waiting for the socket to take them."""
+        return sum(map(len, self._queue)) if self._queue else 0
+
+    def push(self, data: bytes = b"") -> None:
+        """Queue a short answer and send what the socket takes, without waiting."""
+        if data and not self.lost:
+            self._queue.append(data)
+        if not self._sending and not self.lost:
+            self._sending = True
+            try:
+                self._drain()
+            except OSError:
+                self._lose()  # receiving will tell
+            finally:
+                self._sending = False
+
+    def send(self, buffers: list[Buffer], wait: Callable[[], None]) -> None:
+        """Queue ``buffers`` and send everything, calling ``wait`` for the socket.
+
+        A call from within another one (a signal handler's) only queues them.
+
+        Raises:
+            OSError: the socket, or ``wait``, says that it is over.
+        """
+        if self.lost:
+            raise BrokenPipeError(errno.EPIPE, "the connection is lost")
+        self._queue += buffers
+        if self._sending:
+            return
+        self._sending = True
+        waiting = False
+        try:
+            while not self._drain():
+                waiting = True
+                wait()
+                waiting = False
+        except BaseException as error:
+            if not waiting or isinstance(error, OSError):
+                self._lose()  # it is not known what has been sent
+            raise
+        finally:
+            self._sending = False
+
+    def _lose(self) -> None:
+        self.lost = True
+        self._queue = []
+
+    def _drain(self) -> bool:
+        """Send what the socket takes; whether the queue is empty then."""
+        while self._queue:
+            queue = self._queue
+            if len(queue) > 1 and (
+                len(queue) > _MAX_BUFFERS or self.pending < _JOIN_BELOW
+            ):
+                queue[:] = [b"".join(queue)]
+            try:
+                if len(queue) == 1:
+                    sent = self._sock.send(queue[0], _FLAGS)
+                else:
+                    sent = self._sock.sendmsg(queue, (), _FLAGS)
+            except (BlockingIOError, InterruptedError):
+                return False
+            self._remove(sent)
+        return True
+
+    def _remove(self, sent: int) -> None:
+        """Take what has been sent off the queue."""
+        queue = self._queue
+        done = 0
+        while done < len(queue) and sent >= len(queue[done]):
+            sent -= len(queue[done])
+            done += 1
+        del queue[:done]
+        if sent:
+            queue[0] = memoryview(queue[0])[sent:]
+
+
+def poll_socket(fd: int, events: int, timeout: float = 0.0) -> int:
+    """Wait for ``events`` on ``fd``, ``timeout`` seconds or for ever (0).
+
+    Returns:
+        What there is; 0: nothing came. With no ``events`` it does not wait, and tells
+        whether the peer has gone.
+    """
+    poller = select.poll()
+    poller.register(fd, events)
+    wait = min(timeout, _LONGEST_WAIT) * 1000 if timeout or not events else None
+    ready = poller.poll(wait)
+    return ready[0][1] if ready else 0
