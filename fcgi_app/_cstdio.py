@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
-from .stdio import _loop
+from .loop import process_loop
 from .textio import TextIn, TextOut
 
 if TYPE_CHECKING:
@@ -330,7 +330,7 @@ class StandardFile(FCGI_FILE):
         """The request's own binary stream; None where that is not behind it."""
         if self._file is not None:
             return None
-        stream = _loop.stream(self.descriptor)
+        stream = process_loop.stream(self.descriptor)
         if stream is not self._seen:  # another request, or a filter's DATA
             self._seen = stream
             self._forget()
@@ -342,7 +342,7 @@ class StandardFile(FCGI_FILE):
         return self._file if self._file is not None else self.request_stream
 
     def _check_end(self) -> None:
-        request = _loop.current
+        request = process_loop.current
         if self._file is None and request is not None and request.aborted:
             self._failed(errno.ECONNABORTED)
 
@@ -382,7 +382,7 @@ open_files: WeakSet[FCGI_FILE] = WeakSet()
 
 standard_files = (StandardFile(0), StandardFile(1), StandardFile(2))
 for _file in standard_files:
-    _loop.before_swap.append(_file.settle)
+    process_loop.before_swap.append(_file.settle)
 
 _TEXTS = {"<stdin>": 0, "<stdout>": 1, "<stderr>": 2}
 

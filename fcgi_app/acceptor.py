@@ -16,6 +16,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 from time import monotonic
@@ -128,6 +129,8 @@ class Acceptor:
         """
         until = None if timeout is None else monotonic() + timeout
         while True:
+            if self._owing:
+                self._turn(0.0)  # ends that are due are not to wait for a request
             while self._ready:
                 request = self._ready.popleft()
                 if not request.finished:
@@ -340,7 +343,8 @@ class Acceptor:
             sock.close()
             return
         if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(OSError):  # what is not TCP has no such option
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport = Transport(sock, peer, self._settings, self._values, self)
         self._connections.add(transport)
         # The request is nearly always there already: one look saves a registration.

@@ -19,7 +19,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ._cstdio import FCGI_FILE, IONBF, StandardFile, refuse
-from .stdio import _loop
+from .loop import process_loop
 
 if TYPE_CHECKING:
     from .request import Request
@@ -69,9 +69,9 @@ _interrupted: list[BaseException] = []
 def pointer_of(file: FCGI_FILE) -> Any:
     """Return a ``FILE *`` onto ``file``, as cffi's ``FILE *``; NULL if it is closed."""
     if isinstance(file, StandardFile) and not file.redirected:
-        if _loop.current is not None and file.binary is None:
+        if process_loop.current is not None and file.binary is None:
             return _ffi.NULL
-        if _loop.started and _loop.is_cgi:
+        if process_loop.started and process_loop.is_cgi:
             return _process_file(file.descriptor)
         return _request_file(file.descriptor)
     if file.binary is None:
@@ -88,7 +88,7 @@ def _request_file(descriptor: int) -> Any:
     pointer = _made.get(descriptor)
     if pointer is None:
         if not _made:
-            _loop.before_swap.append(_settle)
+            process_loop.before_swap.append(_settle)
             os.register_at_fork(before=_flush)
             atexit.register(_unbuffer)
         pointer = _made[descriptor] = _open_cookie(descriptor)
@@ -123,7 +123,7 @@ def _failed(kind: Any, error: Any, traceback: Any) -> None:
 def _write(cookie: Any, buffer: Any, size: int) -> int:
     descriptor = int(_ffi.cast("intptr_t", cookie))
     data = _ffi.buffer(buffer, size)[:]
-    stream = _loop.stream(descriptor)
+    stream = process_loop.stream(descriptor)
     if stream is None:
         _write_own(descriptor, data)
         return size
@@ -146,7 +146,7 @@ def _write_own(descriptor: int, data: bytes) -> None:
 
 @_ffi.callback("ssize_t(void *, char *, size_t)", error=-1, onerror=_failed)
 def _read(cookie: Any, buffer: Any, size: int) -> int:
-    stream = _loop.stream(0)
+    stream = process_loop.stream(0)
     if stream is None or stream.closed:
         return 0
     waiting = stream.peek(1)[:size]
@@ -197,7 +197,7 @@ def _unbuffer() -> None:
 
 def _process_file(descriptor: int) -> Any:
     """Return C's own ``stdin``, ``stdout`` or ``stderr``, in step with Python's."""
-    request = _loop.current
+    request = process_loop.current
     if descriptor == 0:
         if request is not None and request._body.received:
             return _request_file(0)  # else what Python has read ahead would be lost
@@ -216,9 +216,9 @@ def _write_through(request: Request, descriptor: int) -> None:
 
     The response head, too: C code may write the rest of it.
     """
-    _loop.stream(descriptor).flush()
-    stdout = request.stdout
-    if descriptor == 2 or _loop.stream(1) is not stdout:
+    process_loop.stream(descriptor).flush()
+    stdout = request.response
+    if descriptor == 2 or request.descriptors is not None:
         return  # descriptors=True: Python's writes have always gone out at once
     stdout._limit = 0
     held = stdout._release_head()

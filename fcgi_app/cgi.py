@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Mapping
+from math import inf
 from time import monotonic
 
+from ._log import log_warning
 from .body import InputBuffer
 from .codec.constants import Role
 from .codec.records import Buffer
@@ -70,11 +72,12 @@ class CgiChannel:
         A web server that finds nobody reading (mod_cgid) forgets the answer.
         """
         settings = request._settings
-        until = monotonic() + settings.linger_timeout
+        until = monotonic() + (settings.linger_timeout or inf)
+        idle = settings.linger_idle * 1000 or None
         poller = select.poll()
         poller.register(0, select.POLLIN)
         while self._left and not request._body.ended and monotonic() < until:
-            if not poller.poll(settings.linger_idle * 1000):
+            if not poller.poll(idle):
                 return
             try:
                 data = os.read(0, min(_READ_SIZE, self._left))
@@ -130,6 +133,15 @@ def _write(request: Request, descriptor: int, pieces: list[Buffer]) -> None:
         while view:
             try:
                 view = view[os.write(descriptor, view) :]
+            except BlockingIOError:
+                poller = select.poll()
+                poller.register(descriptor, select.POLLOUT)
+                poller.poll()
             except BrokenPipeError:
                 request._aborted = True
+                raise
+            except OSError as error:
+                request.app_status = request.app_status or 1
+                if descriptor != 2:
+                    log_warning("%s: output was lost: %s", request, error)
                 raise

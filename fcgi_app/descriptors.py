@@ -19,7 +19,7 @@ from .cgi import CgiChannel
 
 if TYPE_CHECKING:
     from .body import InputBuffer
-    from .request import Request
+    from .request import Channel, Request
 
 __all__ = ["DescriptorWriter", "RequestDescriptors", "flush_c_stdio"]
 
@@ -67,20 +67,33 @@ class RequestDescriptors:
         channel = request._channel
         while not request._body.ended:
             channel.fill(request, wait=True)
-        self._saved = [_duplicate(descriptor) for descriptor in (0, 1, 2)]
+        self._saved: list[int] = []
+        self._pipes: list[int] = []
+        self._done_in = self._done_out = -1
+        self._thread: Thread | None = None
+        try:
+            self._take(channel)
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _take(self, channel: Channel) -> None:
+        """Put file and pipes on the descriptors; ``_give_back`` undoes it."""
+        for descriptor in (0, 1, 2):
+            self._saved.append(_duplicate(descriptor))
         if isinstance(channel, CgiChannel):
             channel.stdout, channel.stderr = self._saved[1:]
-        self.stdin = self._stand_on_0(request._body)
-        self._pipes = [_pipe_on(1), _pipe_on(2)]
+        self.stdin = self._stand_on_0(self._request._body)
+        for descriptor in (1, 2):
+            self._pipes.append(_pipe_on(descriptor))
         self._done_in, self._done_out = os.pipe()
         self.stdout = DescriptorWriter(1)
         self.stderr = DescriptorWriter(2)
         # A daemon: at the end of the process, threads are waited for before atexit
         # functions run, one of which ends the request and this thread.
-        self._thread = Thread(
-            target=self._pump, name="fcgi_app descriptors", daemon=True
-        )
-        self._thread.start()
+        thread = Thread(target=self._pump, name="fcgi_app descriptors", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def start_filter_data(self) -> None:
         """Put a filter's DATA in place of its STDIN, when all of it has come."""
@@ -103,12 +116,18 @@ class RequestDescriptors:
         self.stdout.close()
         self.stderr.close()
         self.stdin.close()
+        self._give_back()
+
+    def _give_back(self) -> None:
         for descriptor, saved in enumerate(self._saved):
             os.dup2(saved, descriptor)
-        os.close(self._done_out)
-        self._thread.join()
+        if self._done_out >= 0:
+            os.close(self._done_out)
+        if self._thread is not None:
+            self._thread.join()
         for descriptor in (self._done_in, *self._pipes, *self._saved):
-            os.close(descriptor)
+            if descriptor >= 0:
+                os.close(descriptor)
         channel = self._request._channel
         if isinstance(channel, CgiChannel):
             channel.stdout, channel.stderr = 1, 2
@@ -117,7 +136,7 @@ class RequestDescriptors:
         """Move what is written to the pipes on to the request, as it comes."""
         poller = select.poll()
         sinks = dict(
-            zip(self._pipes, (self._request.stdout, self._request.stderr), strict=True)
+            zip(self._pipes, (self._request.response, self._request.log), strict=True)
         )
         for descriptor in (*sinks, self._done_in):
             poller.register(descriptor, select.POLLIN)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ._log import log_exception
 
 if TYPE_CHECKING:
-    from .stdio import Loop
+    from .loop import Loop
 
-__all__ = ["ProcessHooks"]
+__all__ = ["ProcessHooks", "exit_status_of"]
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -35,6 +35,7 @@ class ProcessHooks:
         self._excepthook: Any = None
         self._exit: Any = None
         self._failed = False
+        self._terminating = False  # a stop signal has come
         self._leaving: int | None = None  # the status given to sys.exit
         self.exit_status = 0
         """Exit status that a CGI program asked for with ``set_exit_status``."""
@@ -50,10 +51,19 @@ class ProcessHooks:
     def install(self) -> None:
         """Hang everything in."""
         self._installed = True
+        self.watch_exit()
         self._excepthook, sys.excepthook = sys.excepthook, self._uncaught
-        self._exit, sys.exit = sys.exit, self._sys_exit
         if self._loop.acceptor is not None:
             self._catch_signals(self._loop.acceptor.wake_descriptor)
+
+    def watch_exit(self) -> None:
+        """Note the status that ``sys.exit`` is called with; early, like the streams."""
+        if self._exit is None:
+            self._exit, sys.exit = sys.exit, self._sys_exit
+
+    def forget_exit(self) -> None:
+        """Forget a ``sys.exit`` that somebody has caught."""
+        self._leaving = None
 
     def remove(self) -> None:
         """Put everything back that is still ours."""
@@ -63,7 +73,7 @@ class ProcessHooks:
         if sys.excepthook == self._uncaught:
             sys.excepthook = self._excepthook
         if sys.exit == self._sys_exit:
-            sys.exit = self._exit
+            sys.exit, self._exit = self._exit, None
         self._release_signals()
 
     # Signals
@@ -96,10 +106,11 @@ class ProcessHooks:
         """Stop politely; the second time at once, and so in a forked child."""
         acceptor = self._loop.acceptor
         mine = self._loop.owns_process()  # not so if it comes right behind a fork
-        if acceptor is None or acceptor.stopping or not mine:
+        if acceptor is None or self._terminating or not mine:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         else:
+            self._terminating = True
             self._loop.stop()
 
     # The ways out
@@ -122,8 +133,6 @@ class ProcessHooks:
 
     def _sys_exit(self, status: Any = None, /) -> NoReturn:
         """``sys.exit``: nothing else tells atexit functions the exit status."""
-        from .stdio import exit_status_of
-
         self._leaving = exit_status_of(status)
         raise SystemExit(status)
 
@@ -163,6 +172,13 @@ class ProcessHooks:
         if self._mask is not None:
             mask, self._mask = self._mask, None
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def exit_status_of(code: object) -> int:
+    """Return the exit status that ``SystemExit(code)`` gives a process."""
+    if code is None:
+        return 0
+    return code if isinstance(code, int) else 1
 
 
 def _exit_with(status: int) -> NoReturn:

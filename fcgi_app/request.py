@@ -22,8 +22,10 @@ from .streams import BodyReader, StderrStream, StdoutStream
 
 if TYPE_CHECKING:
     from .codec.records import Buffer
+    from .descriptors import RequestDescriptors
     from .pool import Pool
     from .settings import Settings
+    from .textio import BinaryOut
 
 __all__ = ["Channel", "Host", "Request"]
 
@@ -104,6 +106,7 @@ class Request:
         "_channel",
         "_data",
         "_detached",
+        "_failed",
         "_filtering",
         "_finished",
         "_params",
@@ -114,6 +117,7 @@ class Request:
         "_stdin",
         "_stdout",
         "app_status",
+        "descriptors",
         "dispatched",
         "host",
         "params_content",
@@ -152,6 +156,9 @@ class Request:
         self.dispatched = False  # handed to the queue of those that may run
         self.running = False  # the application has it
         self.host: Host | None = None
+        self.descriptors: RequestDescriptors | None = None
+        """Its descriptors 0, 1 and 2, while it has them."""
+        self._failed = 0
         self._aborted = False
         self._body = InputBuffer()
         self._data: InputBuffer | None = None
@@ -227,6 +234,8 @@ class Request:
     @property
     def stdin(self) -> BinaryIO:
         """The body, an ``io.BufferedReader``; a filter's DATA once that is started."""
+        if self.descriptors is not None:
+            return self.descriptors.stdin
         if self._stdin is None:
             source = self._body
             if self._filtering:
@@ -237,16 +246,30 @@ class Request:
         return self._stdin
 
     @property
-    def stdout(self) -> StdoutStream:
+    def stdout(self) -> BinaryOut:
         """The response, CGI head first; bytes."""
+        if self.descriptors is not None:
+            return self.descriptors.stdout
+        return self.response
+
+    @property
+    def stderr(self) -> BinaryOut:
+        """The web server's log; bytes."""
+        if self.descriptors is not None:
+            return self.descriptors.stderr
+        return self.log
+
+    @property
+    def response(self) -> StdoutStream:
+        """What ``stdout`` is where descriptor 1 is not the request's."""
         if self._stdout is None:
             self._stdout = StdoutStream(self)
             self._stdout.closed = self._finished
         return self._stdout
 
     @property
-    def stderr(self) -> StderrStream:
-        """The web server's log; bytes."""
+    def log(self) -> StderrStream:
+        """What ``stderr`` is where descriptor 2 is not the request's."""
         if self._stderr is None:
             self._stderr = StderrStream(self)
             self._stderr.closed = self._finished
@@ -274,6 +297,8 @@ class Request:
             )
         self._filtering = True
         self._stdin = None
+        if self.descriptors is not None:
+            self.descriptors.start_filter_data()
 
     def _wait_input(self, source: InputBuffer) -> None:
         """Wait until ``source`` has bytes or has ended."""
@@ -367,22 +392,38 @@ class Request:
             return
         host, self.host = self.host, None
         try:
-            try:
-                if host is not None:
-                    host.request_ending(self)
-            finally:
-                self._end()
+            if host is not None:
+                host.request_ending(self)
         finally:
+            try:
+                self._end(host)
+            finally:
+                if self._pool is not None:
+                    self._pool.release()
+
+    def _end(self, host: Host | None) -> None:
+        """Close the streams, give the process back, then send the end.
+
+        Whoever still holds a stream has a closed file. In between the process gets
+        its own streams back, so that what is logged about the end does not go there.
+        """
+        stdout = stderr = b""
+        try:
+            if self._detached:
+                self.forget_output()
+            else:
+                if self._failed:
+                    self.response._fail(self._failed)
+                stdout = self.response._finish()
+                if self._stderr is not None:
+                    stderr = self._stderr._finish()
+        finally:
+            self._finished = True
             if host is not None:
                 host.request_ended(self)
-            if self._pool is not None:
-                self._pool.release()
+            self._answer(stdout, stderr)
 
-    def _end(self) -> None:
-        """Send the end; afterwards the streams are closed, whoever still holds them."""
-        stdout = self.stdout._finish()
-        stderr = self._stderr._finish() if self._stderr is not None else b""
-        self._finished = True
+    def _answer(self, stdout: bytes, stderr: bytes) -> None:
         try:
             if self._detached:
                 self._channel.hand_over(self)
@@ -407,8 +448,17 @@ class Request:
     def fail(self, status: int = 500, app_status: int = 1) -> None:
         """Note that the application failed: an error page, if no head has gone out."""
         self.app_status = app_status
-        if not self._finished:
-            self.stdout._fail(status)
+        if self.descriptors is not None:
+            self._failed = status  # when all that was written has come
+        elif not self._finished:
+            self.response._fail(status)
+
+    def tell(self, text: str) -> None:
+        """Write to the request's log what must be told, or else to the process's."""
+        try:
+            self.log.write(text.encode("utf-8", "surrogateescape"))
+        except (OSError, ValueError):
+            log_warning("%s: %s", self, text.rstrip())
 
     def detach(self) -> None:
         """Leave the answer to another process, which has been or will be forked.
@@ -417,7 +467,7 @@ class Request:
         nothing and only closes its copy of the connection; the child calls ``attach``
         and goes on. (Perl's meaning of FCGX_Detach.)
         """
-        self.stdout.flush()
+        self.response.flush()
         self._detached = True
 
     def attach(self) -> None:

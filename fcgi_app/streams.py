@@ -273,7 +273,7 @@ class StderrStream(OutputStream):
         """Take all of ``data``; whole lines are sent at once."""
         if self.closed:
             raise ValueError("I/O operation on closed file")
-        data = bytes(data)
+        data = bytes(memoryview(data))
         self._parts.append(data)
         self._size += len(data)
         if b"\n" in data or self._size > _MAX_LINE:

@@ -15,6 +15,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -161,7 +162,7 @@ class TestWhoIsServed:
             for number in range(20):
                 with server.connect(number % 2) as new:
                     new.send(asking(b"new", keep=False))
-                    served = []
+                    served: list[bytes] = []
                     while b"new" not in served:
                         assert len(served) < 4
                         served += server.serve()
@@ -686,10 +687,8 @@ class TestLimits:
             wire.answer()
             transport.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
             filling = build_record(RecordType.STDERR, 9, bytes(32_000))
-            with suppress(BlockingIOError):  # as unread responses may fill it
-                while not transport.unsent:
-                    sent = transport.sock.send(filling, socket.MSG_DONTWAIT)
-                    transport.unsent += [filling[sent:]] * (sent < len(filling))
+            while not transport.unsent:  # as unread responses may fill it
+                transport._outlet.push(filling)
             wire.send(build_record(RecordType.GET_VALUES, 0) * 10)
             wire.send(whole_request(3, role=9, keep=keep))
             assert server.is_idle()
@@ -1235,6 +1234,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
         sleep(0.002)
 
 
+def logged(app: App, count: int) -> bool:
+    """Whether the log has that many lines."""
+    return app.log.count("\n") >= count
+
+
 @FAMILIES
 class TestBigBodies:
     @KEEP
@@ -1386,7 +1390,7 @@ class TestLoop:
         with App(tmp_path, source) as app, app.connect() as wire:
             before = -1
             for count in (1, 3, 5):
-                wait_until(lambda count=count: app.log.count("\n") >= count)
+                wait_until(partial(logged, app, count))
                 wire.send(whole_request(keep=True))
                 idle = int(wire.answer().body)
                 assert idle > before

@@ -187,7 +187,7 @@ class TestInTheProcess:
         return b"".join(r.content for r in records if r.type == RecordType.STDERR)
 
     def test_full_disk(self, tmp_path: Path) -> None:
-        """A body that cannot be kept costs its connection; the next is served."""
+        """A body that cannot be kept costs its request a 503; the next is served."""
 
         def limit() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
@@ -196,7 +196,7 @@ class TestInTheProcess:
             log = self.fill(app)
             assert app.ask(("QUERY_STRING", "print('next')")).body == b"next\n"
             assert app.stop() == 0
-        assert b"File too large; closed" in log
+        assert b"its body could not be kept: [Errno 27] File too large\n" in log
 
     def test_no_temporary_directory(self, tmp_path: Path) -> None:
         """The same where no temporary file can be made at all."""
@@ -205,7 +205,9 @@ class TestInTheProcess:
             log = self.fill(app)
             assert app.ask(("QUERY_STRING", "print('next')")).body == b"next\n"
             assert app.stop() == 0
-        assert b"No such file or directory: '/nowhere" in log
+        assert (
+            b"could not be kept: [Errno 2] No such file or directory: '/nowhere" in log
+        )
 
     @pytest.mark.parametrize(
         ("length", "body", "incomplete", "word"),

@@ -262,7 +262,11 @@ ACCEPTED: dict[State, dict[str, list[type]]] = {
         "data-end": [DataEnded],
     },
     State.COMPLETE: {**{n: [] for n in STREAM_RECORDS}, "abort": [AbortReceived]},
-    State.ENDED: {**{n: [] for n in STREAM_RECORDS}, "data-end": [InputDiscarded]},
+    State.ENDED: {
+        **{name: [] for name in STREAM_RECORDS},
+        "begin": [InputDiscarded],
+        "data-end": [InputDiscarded],
+    },
 }
 
 
@@ -513,7 +517,9 @@ class TestRequests:
         events = only(connection, begin_request(keep=True), params())
         connection.end_request(events[0].request)
         assert only(connection, stdin(data=b"late", end=False)) == []
-        assert len(only(connection, whole_request(keep=True))) == 2
+        later = only(connection, whole_request(keep=True))
+        assert later[0] == InputDiscarded(events[0].request)
+        assert [type(event) for event in later[1:]] == [ParamsReceived, StdinEnded]
 
     def test_abort_of_an_unknown_id(self) -> None:
         """Records of inactive ids are skipped exactly (§3.3)."""
