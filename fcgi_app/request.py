@@ -22,10 +22,8 @@ from .streams import BodyReader, StderrStream, StdoutStream
 
 if TYPE_CHECKING:
     from .codec.records import Buffer
-    from .descriptors import RequestDescriptors
     from .pool import Pool
     from .settings import Settings
-    from .textio import BinaryOut
 
 __all__ = ["Channel", "Host", "Request"]
 
@@ -81,6 +79,28 @@ class Host(Protocol):
 
     def request_ended(self, request: Request) -> None:
         """Take the process back: the web server has its answer."""
+
+
+class DescriptorStreams(Protocol):
+    """Descriptors 0, 1 and 2 of a request, while it has them."""
+
+    @property
+    def stdin(self) -> BinaryIO:
+        """Descriptor 0."""
+
+    @property
+    def stdout(self) -> io.BufferedIOBase:
+        """Descriptor 1."""
+
+    @property
+    def stderr(self) -> io.BufferedIOBase:
+        """Descriptor 2."""
+
+    def start_filter_data(self) -> None:
+        """Put DATA in place of STDIN."""
+
+    def leave(self) -> None:
+        """Give the process its own back."""
 
 
 class Request:
@@ -156,7 +176,7 @@ class Request:
         self.dispatched = False  # handed to the queue of those that may run
         self.running = False  # the application has it
         self.host: Host | None = None
-        self.descriptors: RequestDescriptors | None = None
+        self.descriptors: DescriptorStreams | None = None
         """Its descriptors 0, 1 and 2, while it has them."""
         self._failed = 0
         self._aborted = False
@@ -246,14 +266,14 @@ class Request:
         return self._stdin
 
     @property
-    def stdout(self) -> BinaryOut:
+    def stdout(self) -> io.BufferedIOBase:
         """The response, CGI head first; bytes."""
         if self.descriptors is not None:
             return self.descriptors.stdout
         return self.response
 
     @property
-    def stderr(self) -> BinaryOut:
+    def stderr(self) -> io.BufferedIOBase:
         """The web server's log; bytes."""
         if self.descriptors is not None:
             return self.descriptors.stderr

@@ -9,24 +9,27 @@ import socket
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 
 from fcgi_app.codec.constants import RecordType, Role
 from fcgi_app.codec.params import build_params
+from fcgi_app.codec.records import Buffer
 from fcgi_app.errors import CallSequenceError, RequestAborted
 from fcgi_app.request import Request
 from fcgi_app.response import build_error
 from fcgi_app.settings import Settings
-from fcgi_app.codec.records import Buffer
 
 from .webserver import (
     App,
     abort_request,
     begin_request,
+    collect,
     data,
     params,
+    parse_records,
     stdin,
     whole_request,
 )
@@ -272,7 +275,7 @@ class TestStdout:
         assert b"".join(data for _, data in channel.log) == HEAD + b"x" * 200
 
     @pytest.mark.parametrize("wrong", ["text", None, 5])
-    def test_no_bytes(self, wrong: object) -> None:
+    def test_no_bytes(self, wrong: Any) -> None:
         """What is no bytes is a TypeError, and nothing of it goes out."""
         request, channel = make()
         request.stdout.write(HEAD)
@@ -299,7 +302,7 @@ class TestStdout:
         request.stdout.write(HEAD)
         request.stdout.flush()
         request.stdout.write(b"x" * 100_000)
-        assert isinstance(request.stdout.error, BrokenPipeError)
+        assert isinstance(request.response.error, BrokenPipeError)
         with pytest.raises(BrokenPipeError):
             request.stdout.close()
         request.finish()
@@ -359,7 +362,7 @@ class TestStderr:
     def test_unused(self) -> None:
         """A stream that was only looked at leaves nothing on the wire."""
         request, channel = make()
-        assert not request.stderr.used
+        assert not request.log.used
         request.stdout.write(HEAD)
         request.finish()
         assert [name for name, _ in channel.log] == ["last stdout", "end"]
@@ -606,6 +609,63 @@ run(handler)
             assert ended == [3, 1]
         assert app.stop() == 0
         assert app.log == ""
+
+
+class TestSignalHandlers:
+    def test_printing(self, app: App) -> None:
+        """A handler that prints in the middle of a write cuts and mixes nothing."""
+        text = """
+import signal
+def tick(*_):
+    print("tick", file=sys.stderr)
+    print("tock")
+signal.signal(signal.SIGALRM, tick)
+sys.stdout.flush()
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+for _ in range(40): sys.stdout.buffer.write(b"x" * 500_000)
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+        received = b""
+        with app.connect() as wire:
+            wire.send(whole_request(pairs=code(text)))
+            while more := wire.sock.recv(10_000):
+                received += more
+        records, rest = parse_records(received)
+        assert rest == b""
+        answer = collect(records)
+        assert answer.body.count(b"x") == 20_000_000
+        assert set(answer.stderr.splitlines()) == {b"tick"}
+        assert answer.body.count(b"tock\n") == answer.stderr.count(b"tick\n")
+
+    def test_raising(self, app: App) -> None:
+        """A handler that raises may end a write's wait; no record is ever cut."""
+        text = """
+import signal
+def alarm(*_):
+    os.write(2, b"alarm")
+    raise KeyError("enough")
+signal.signal(signal.SIGALRM, alarm)
+sys.stdout.flush()
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+try: sys.stdout.buffer.write(b"x" * 9_000_000)
+except KeyError: print("raised", file=sys.stderr)
+sys.stdout.buffer.write(b"end")
+"""
+        with app.connect() as wire:
+            wire.send(whole_request(pairs=code(text), keep=True))
+            assert wire.record() == (RecordType.STDOUT, 1, HEAD)
+            latest = monotonic() + 20
+            while app.log != "alarm":  # until then it must not be able to write
+                assert monotonic() < latest
+                sleep(0.005)
+            received = bytearray()
+            while not received.endswith(b"\1\3\0\1\0\x08\0\0" + bytes(8)):
+                received += wire.sock.recv(1 << 20)
+        records, rest = parse_records(bytes(received))
+        assert rest == b""
+        answer = collect(records)
+        assert answer.stderr == b"raised\n"
+        assert answer.stdout == b"x" * 9_000_000 + b"end"
 
 
 class TestInTheProcess:

@@ -85,10 +85,10 @@ def test_w2_nothing_printed(tmp_path: Path) -> None:
 def test_w2_passthrough(tmp_path: Path) -> None:
     """W2: with passthrough, an empty response goes out as libfcgi sends it."""
     source = "from fcgi_app import accept\nwhile accept(): pass"
-    with App(tmp_path, source, env={"FCGI_APP_PASSTHROUGH": "1"}) as app:
-        with app.connect() as wire:
-            wire.send(whole_request())
-            assert wire.records() == [(6, 1, b""), (3, 1, bytes(8))]
+    env = {"FCGI_APP_PASSTHROUGH": "1"}
+    with App(tmp_path, source, env=env) as app, app.connect() as wire:
+        wire.send(whole_request())
+        assert wire.records() == [(6, 1, b""), (3, 1, bytes(8))]
 
 
 def test_w3_stderr_then_stdout(wire: Wire) -> None:
@@ -373,21 +373,21 @@ def test_w21_data_cut_off(app: App) -> None:
 def test_w22_web_server_addrs(tmp_path: Path, addresses: str, served: bool) -> None:
     """W22: a peer outside FCGI_WEB_SERVER_ADDRS is closed without a record."""
     env = {"FCGI_WEB_SERVER_ADDRS": addresses}
-    with App(tmp_path, PROGRAM, env=env, family=socket.AF_INET) as app:
-        with app.connect() as wire:
-            if served:
-                wire.send(whole_request(pairs=code("print(n)")))
-                assert wire.answer().body == b"1\n"
-            else:
-                assert wire.is_closed()
-                assert "127.0.0.1 refused" in app.log
+    tcp = socket.AF_INET
+    with App(tmp_path, PROGRAM, env=env, family=tcp) as app, app.connect() as wire:
+        if served:
+            wire.send(whole_request(pairs=code("print(n)")))
+            assert wire.answer().body == b"1\n"
+        else:
+            assert wire.is_closed()
+            assert "127.0.0.1 refused" in app.log
 
 
 def test_w22_unix_peer_is_refused(tmp_path: Path) -> None:
     """W22: with the list set, a peer that is not on TCP/IP is refused."""
-    with App(tmp_path, PROGRAM, env={"FCGI_WEB_SERVER_ADDRS": "127.0.0.1"}) as app:
-        with app.connect() as wire:
-            assert wire.is_closed()
+    env = {"FCGI_WEB_SERVER_ADDRS": "127.0.0.1"}
+    with App(tmp_path, PROGRAM, env=env) as app, app.connect() as wire:
+        assert wire.is_closed()
     assert "a Unix socket refused" in app.log
 
 

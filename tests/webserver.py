@@ -238,7 +238,8 @@ class App:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("FCGI_")}
         environ |= {"PYTHONPATH": PACKAGE_PARENT, **(env or {})}
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
+            start: Any = subprocess.Popen  # whose overloads know no **popen
+            self.process: subprocess.Popen[bytes] = start(
                 [sys.executable, str(script)],
                 stdin=self.listener,
                 stdout=popen.pop("stdout", log),
