@@ -277,11 +277,16 @@ class StderrStream(OutputStream):
         self._parts.append(data)
         self._size += len(data)
         if b"\n" in data or self._size > _MAX_LINE:
-            text = b"".join(self._parts)
+            # Taken first: a signal handler may print in the middle of this.
+            parts, self._parts, self._size = self._parts, [], 0
+            text = b"".join(parts)
             cut = text.rfind(b"\n") + 1 or len(text)
-            self._parts = [text[cut:]] if cut < len(text) else []
-            self._size = len(text) - cut
-            self._emit(list(text[:cut].splitlines(keepends=True)))
+            try:
+                self._emit(list(text[:cut].splitlines(keepends=True)))
+            finally:
+                if cut < len(text):
+                    self._parts.insert(0, text[cut:])
+                    self._size += len(text) - cut
         return len(data)
 
     def _emit(self, pieces: list[Buffer]) -> None:

@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import socket
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +96,22 @@ def make(
 ) -> tuple[Request, FakeChannel]:
     channel = FakeChannel(*pieces, gone=gone)
     encoded = {name.encode(): value.encode() for name, value in pairs.items()}
-    return Request(channel, settings or Settings(), role, 1, encoded), channel
+    request = Request(channel, settings or Settings(), role, 1, encoded)
+    _made.append(weakref.ref(request))
+    return request, channel
+
+
+_made: list[weakref.ref[Request]] = []
+
+
+@pytest.fixture(autouse=True)
+def all_ended() -> Iterator[None]:
+    """No request of a test is left to the garbage collector of another one."""
+    yield
+    while _made:
+        request = _made.pop()()
+        if request is not None:
+            request.finish()
 
 
 class TestAsked:
@@ -359,6 +375,27 @@ class TestStderr:
         sent = b"".join(sent for _, sent in channel.log)
         assert 20_000 < len(sent) <= 30_000
 
+    @pytest.mark.parametrize("moment", ["append", "join", "rfind", "insert"])
+    def test_signal_handler(self, moment: str) -> None:
+        """A handler that prints in the middle of a write loses and doubles nothing."""
+        request, channel = make()
+
+        def interrupt(frame: object, event: str, called: Any) -> None:
+            if event == "c_return" and called.__name__ == moment:
+                sys.setprofile(None)
+                request.stderr.write(b"handler\n")
+
+        request.stderr.write(b"beg")
+        sys.setprofile(interrupt)
+        try:
+            request.stderr.write(b"in\nend")
+        finally:
+            sys.setprofile(None)
+        request.stderr.write(b"ing\n")
+        sent = b"".join(sent for _, sent in channel.log)
+        assert sent.count(b"handler\n") == 1
+        assert sent.replace(b"handler\n", b"") == b"begin\nending\n"
+
     def test_unused(self) -> None:
         """A stream that was only looked at leaves nothing on the wire."""
         request, channel = make()
@@ -443,13 +480,15 @@ class TestEnd:
         request.stdout.write(HEAD)
         request._pid += 1
         request.finish()
+        request._pid -= 1
         assert channel.log == []
         assert not request.finished
 
     @pytest.mark.parametrize("held", [False, True], ids=["dropped", "streams-held"])
     def test_leaves_no_garbage(self, held: bool) -> None:
         """Nothing of an ended request is left for the garbage collector."""
-        gc.collect()
+        while gc.collect():
+            pass
         gc.disable()
         try:
             request, _ = make(b"body", COOKIE="x")

@@ -146,13 +146,14 @@ class ExternalProgram:
         )
 
     def _replace_the_dead(self) -> None:
-        recent: deque[float] = deque([0.0] * 10, maxlen=10)
+        failures: deque[float] = deque([0.0] * 10, maxlen=10)
         while True:
             status = self._process.wait_for_ever()
-            recent.append(time.monotonic())
+            if status != 0:
+                failures.append(time.monotonic())
             with self._changed:
-                # Ten deaths in a second: it does not even start, its log says why.
-                if self._stopping or recent[-1] - recent[0] < 1:
+                # Ten failures in a second: it does not even start, its log says why.
+                if self._stopping or failures[-1] - failures[0] < bool(failures[0]):
                     return
                 self._process = self.start()
                 self.statuses.append(status)
