@@ -10,9 +10,20 @@ __all__ = ["log_exception", "log_info", "log_warning"]
 
 def log_warning(message: str, *args: object) -> None:
     """Log at level WARNING through the logger ``fcgi_app``."""
-    from logging import getLogger
+    try:
+        from logging import getLogger
+    except (ImportError, OSError):  # no descriptor is left to load it with
+        _print(message % args)
+    else:
+        getLogger("fcgi_app").warning(message, *args)
 
-    getLogger("fcgi_app").warning(message, *args)
+
+def _print(text: str) -> None:
+    """Do what ``logging`` does where nobody has set it up."""
+    import sys
+
+    if sys.stderr is not None:
+        sys.stderr.write(text + "\n")
 
 
 def log_info(message: str, *args: object) -> None:
@@ -25,6 +36,9 @@ def log_info(message: str, *args: object) -> None:
 
 def log_exception(message: str, *args: object) -> None:
     """Log at level ERROR with the traceback of the exception being handled."""
-    from logging import getLogger
-
-    getLogger("fcgi_app").error(message, *args, exc_info=True)
+    try:
+        from logging import getLogger
+    except (ImportError, OSError):
+        _print(message % args)
+    else:
+        getLogger("fcgi_app").error(message, *args, exc_info=True)

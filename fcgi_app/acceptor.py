@@ -249,7 +249,7 @@ class Acceptor:
                 self._clear_wake()
             else:
                 connect_on.append(owner)
-        if self._nearest != inf:
+        if self._nearest != inf and monotonic() >= self._nearest:
             self._expire()
         for listener in connect_on:
             self._consider(listener)
@@ -259,13 +259,11 @@ class Acceptor:
 
     def _time_to_wait(self, until: float | None) -> float | None:
         """Seconds until the nearest deadline; None without one."""
-        nearest = inf if until is None else until
-        for place, _ in self._places:
-            if place:
-                nearest = min(nearest, next(iter(place.values())))
-        if self._paused_until:
-            nearest = min(nearest, self._paused_until)
-        self._nearest = nearest
+        nearest = self._nearest
+        if until is not None and until < nearest:
+            nearest = until
+        if self._paused_until and self._paused_until < nearest:
+            nearest = self._paused_until
         if nearest == inf:
             return None
         return min(max(0.0, nearest - monotonic()), _LONGEST_WAIT)
@@ -288,11 +286,16 @@ class Acceptor:
             transport.place.pop(transport, None)
         transport.place = place
         if place is not None:
-            place[transport] = min(monotonic() + wait, latest) if wait else latest
+            if wait:
+                latest = min(monotonic() + wait, latest)
+            place[transport] = latest
+            if latest < self._nearest:
+                self._nearest = latest
 
     def _expire(self) -> None:
         """Close the connections whose deadline has passed."""
         now = 0.0
+        self._nearest = inf
         for place, what in self._places:
             while place:
                 transport, deadline = next(iter(place.items()))
@@ -300,6 +303,7 @@ class Acceptor:
                     break
                 now = now or monotonic()
                 if deadline > now:
+                    self._nearest = min(self._nearest, deadline)
                     break
                 if transport.serving:  # not idle at all, only left in its place
                     self._put(transport, None)

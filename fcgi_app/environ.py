@@ -11,7 +11,6 @@ and when to swap, is the caller's business.
 
 from __future__ import annotations
 
-import logging
 import os
 from array import array
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from functools import cache, lru_cache
 from itertools import accumulate
 from operator import add
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ._log import log_info, log_warning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EnvironSwap"]
 
-_logger = logging.getLogger("fcgi_app")
+INFO, WARNING = 20, 30
+"""Levels of ``logging``, which is loaded only when there is something to say."""
 
 _META_VARIABLES = frozenset(
     # RFC 3875, section 4.1.
@@ -86,6 +88,8 @@ _STEERING_PREFIXES = (
 """With ``_STEERING_NAMES``: what makes the loader, the C library, a shell, an
 interpreter or this package behave differently. Only the process's own counts."""
 
+_SLOT = 128
+"""Bytes for a value and its NUL where all values of a request are shorter."""
 _MAX_LAYOUTS = 32
 _MAX_LAYOUT_NAMES = 4096
 """Greatest sum of the lengths of the names, in bytes, of a layout that is kept; nginx's
@@ -106,17 +110,17 @@ def _find_objection(name: bytes) -> tuple[int, str] | None:
         The level and the reason for the log. Never depends on a value.
     """
     if not name:
-        return logging.WARNING, "its name is empty"
+        return WARNING, "its name is empty"
     if b"=" in name or b"\0" in name:
-        return logging.WARNING, "its name holds '=' or NUL"
+        return WARNING, "its name holds '=' or NUL"
     # A client makes this one by the header "Proxy", and libraries take it for the
     # proxy of their own requests (CVE-2016-1000110, "httpoxy").
     if name.upper() == b"HTTP_PROXY":
-        return logging.INFO, "libraries would take it for their own proxy"
+        return INFO, "libraries would take it for their own proxy"
     if name in _STEERING_NAMES or (
         name.startswith(_STEERING_PREFIXES) and name not in _META_VARIABLES
     ):
-        return logging.INFO, "only the process's own has a meaning"
+        return INFO, "only the process's own has a meaning"
     return None
 
 
@@ -150,7 +154,7 @@ def _open_libc() -> tuple[c_void_p, Callable[[int, int], int | None]] | None:
         calloc.restype = ctypes.c_void_p
         return _environ_cell(libc), calloc
     except (ImportError, OSError, ValueError, AttributeError) as error:
-        _logger.warning(
+        log_warning(
             "C's environ cannot be reached (%s): os.environ follows the request, but "
             "getenv() in C and children do not; give children env=os.environ",
             error,
@@ -171,6 +175,19 @@ def _read_strings(vector: int | None) -> list[bytes]:
     return strings
 
 
+class _Slots(NamedTuple):
+    """Places of one size for the values of a layout's params."""
+
+    address: int
+    """Where the memory began that ``pointers`` point into."""
+    fill: Callable[..., None]
+    """``pack_into`` for ``arguments``; fills up with NUL."""
+    arguments: list[bytes]
+    """``NAME=``, each followed by its value."""
+    pointers: array[int]
+    """The whole vector: to the slots, to the base strings, and NULL."""
+
+
 @dataclass(slots=True)
 class _Layout:
     """All that follows from the names of a request's params, in their order."""
@@ -183,8 +200,12 @@ class _Layout:
     """Of each of the others in C, in bytes, NUL included, without the value."""
     pack: Callable[..., None]
     """``pack_into`` for one pointer more than there are others."""
+    names: Sequence[bytes]
+    """Of each of the others."""
     tail: array[int]
     """The end of the C vector: pointers to the base strings, and NULL."""
+    slots: _Slots | None = None
+    """Made when they are first needed."""
 
 
 class _Vectors:
@@ -278,6 +299,39 @@ class _Vectors:
         view[count:end] = tail
         self._environ.value = self._shown
 
+    def show_slots(self, layout: _Layout, values: Sequence[bytes]) -> None:
+        """Point C at a request whose values are all shorter than ``_SLOT``.
+
+        Each value has a place of that size, so the addresses are always the same.
+        """
+        slots = layout.slots
+        if slots is None or slots.address != self._strings:
+            slots = layout.slots = self._make_slots(layout)
+        # A C library may have written into what getenv() gave it.
+        self._text_view[:] = self._text
+        arguments = slots.arguments
+        arguments[1::2] = values
+        slots.fill(self._strings_view, 0, *arguments)
+        self._shown_view[: len(slots.pointers)] = slots.pointers
+        self._environ.value = self._shown
+
+    def _make_slots(self, layout: _Layout) -> _Slots:
+        sizes = [length - 1 for length in layout.lengths]  # name and "="
+        form = Struct("".join([f"{size}s{_SLOT}s" for size in sizes]))
+        end = len(sizes) + len(layout.tail)
+        if form.size > self._room or end > self._slots:
+            self._reserve(form.size, end)
+        starts = accumulate([size + _SLOT for size in sizes], initial=self._strings)
+        arguments: list[bytes] = []
+        for name in layout.names:
+            arguments += (name + b"=", b"")
+        return _Slots(
+            self._strings,
+            form.pack_into,
+            arguments,
+            array("L", [*starts][:-1]) + layout.tail,
+        )
+
     def restore(self) -> None:
         """Point C at the process environment, whatever was done to vector and text."""
         self._text_view[:] = self._text
@@ -369,10 +423,13 @@ class EnvironSwap:
         if b"\0" in b"".join(values):
             self.enter(self._without_nul(given))
             return
-        text = layout.template % (*values,)
         self._put(data)
-        if self._vectors is not None:
-            self._vectors.show(layout, text, values)
+        if self._vectors is None:
+            return
+        if values and max(map(len, values)) < _SLOT:
+            self._vectors.show_slots(layout, values)
+        else:
+            self._vectors.show(layout, layout.template % (*values,), values)
 
     def leave(self) -> None:
         """Make the environment the process's again: the snapshot, all of it.
@@ -388,7 +445,7 @@ class EnvironSwap:
         data = getattr(self._environ, "_data", None)
         if isinstance(data, dict) and getattr(self._environb, "_data", None) is data:
             return True
-        _logger.warning(
+        log_warning(
             "os.environ (%s) has no content that can be exchanged: its own methods "
             "set it, and putenv keeps the memory of every value",
             type(self._environ).__qualname__,
@@ -431,6 +488,7 @@ class EnvironSwap:
             b"".join([name.replace(b"%", b"%%") + b"=%b\0" for name in kept]),
             [len(name) + 2 for name in kept],
             Struct(f"{len(kept) + 1}L").pack_into,
+            kept,
             array("L") if self._vectors is None else self._vectors.tail(kept),
         )
         # Clients choose names of headers: what is kept of them has a bound.
@@ -443,7 +501,7 @@ class EnvironSwap:
     def _without_nul(self, given: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         clean = {name: value for name, value in given.items() if b"\0" not in value}
         for name in given.keys() - clean.keys():
-            self._report(name, logging.WARNING, "its value holds NUL")
+            self._report(name, WARNING, "its value holds NUL")
         return clean
 
     def _report(self, name: bytes, level: int, reason: str) -> None:
@@ -452,5 +510,6 @@ class EnvironSwap:
             return
         self._reported.add(start)
         if len(self._reported) > _MAX_REPORTS:
-            start, level, reason = b"...", logging.WARNING, "no more are reported"
-        _logger.log(level, "param %r is not in the environment: %s", start, reason)
+            start, level, reason = b"...", WARNING, "no more are reported"
+        log = log_warning if level == WARNING else log_info
+        log("param %r is not in the environment: %s", start, reason)

@@ -6,6 +6,7 @@ import errno
 import select
 import socket
 from collections.abc import Callable
+from threading import RLock
 
 from .codec.records import Buffer
 
@@ -24,17 +25,19 @@ class Outlet:
 
     A signal handler may print while a write waits, and an exception of it may end
     that wait: what was not sent stays in the queue, and what the handler printed
-    comes behind it, so that records are never cut or mixed.
+    comes behind it, so that records are never cut or mixed. Threads may send, too:
+    one waits for the other.
 
     Attributes:
         lost: nothing can be sent any more.
     """
 
-    __slots__ = ("_queue", "_sending", "_sock", "lost")
+    __slots__ = ("_lock", "_queue", "_sending", "_sock", "lost")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._queue: list[Buffer] = []
+        self._lock = RLock()  # of the thread that sends; its signal handlers pass
         self._sending = False
         self.lost = False
 
@@ -45,16 +48,17 @@ class Outlet:
 
     def push(self, data: bytes = b"") -> None:
         """Queue a short answer and send what the socket takes, without waiting."""
-        if data and not self.lost:
-            self._queue.append(data)
-        if not self._sending and not self.lost:
-            self._sending = True
-            try:
-                self._drain()
-            except OSError:
-                self._lose()  # receiving will tell
-            finally:
-                self._sending = False
+        with self._lock:
+            if data and not self.lost:
+                self._queue.append(data)
+            if not self._sending and not self.lost:
+                self._sending = True
+                try:
+                    self._drain()
+                except OSError:
+                    self._lose()  # receiving will tell
+                finally:
+                    self._sending = False
 
     def send(self, buffers: list[Buffer], wait: Callable[[], None]) -> None:
         """Queue ``buffers`` and send everything, calling ``wait`` for the socket.
@@ -64,11 +68,14 @@ class Outlet:
         Raises:
             OSError: the socket, or ``wait``, says that it is over.
         """
-        if self.lost:
-            raise BrokenPipeError(errno.EPIPE, "the connection is lost")
-        self._queue += buffers
-        if self._sending:
-            return
+        with self._lock:
+            if self.lost:
+                raise BrokenPipeError(errno.EPIPE, "the connection is lost")
+            self._queue += buffers
+            if not self._sending:
+                self._send_all(wait)
+
+    def _send_all(self, wait: Callable[[], None]) -> None:
         self._sending = True
         waiting = False
         try:
@@ -94,7 +101,8 @@ class Outlet:
             if len(queue) > 1 and (
                 len(queue) > _MAX_BUFFERS or self.pending < _JOIN_BELOW
             ):
-                queue[:] = [b"".join(queue)]
+                there = len(queue)  # a signal handler may add to it meanwhile
+                queue[:there] = [b"".join(queue[:there])]
             try:
                 if len(queue) == 1:
                     sent = self._sock.send(queue[0], _FLAGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 from .errors import ConfigError
@@ -103,7 +104,7 @@ class Settings:
         checked: dict[str, Any] = changes
         return replace(self, **checked)
 
-    @property
+    @cached_property
     def limits(self) -> Limits:
         """The protocol's share of the settings."""
         return Limits(self.max_params_bytes, self.max_params, self.max_requests)

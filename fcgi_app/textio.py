@@ -102,7 +102,10 @@ class TextOut(io.TextIOBase):
         """Write ``text``; return its length in characters."""
         put = self._put
         if put is None:
-            return self._write_slowly(text)
+            if self._changed or self._bound is None:
+                return self._write_slowly(text)
+            put = self._put
+            assert put is not None
         try:
             data = text.encode(_ENCODING, _ERRORS)
         except AttributeError:

@@ -586,7 +586,8 @@ class Transport:
         """Close when nothing is owed any more; at once if nothing is owed now."""
         self.keep = False
         busy = self.requests or self.owed or self.unsent or self.lingering
-        if not busy and not self.begun:
+        # The first request of a connection that was just made is on its way.
+        if not busy and not self.begun and self.seen_bytes:
             self.close()
 
     def give_up(self) -> None:

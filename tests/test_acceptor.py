@@ -24,6 +24,7 @@ import pytest
 
 from fcgi_app.acceptor import Acceptor
 from fcgi_app.codec.constants import ProtocolStatus, RecordType, Role
+from fcgi_app.codec.params import build_params, parse_param_map
 from fcgi_app.codec.records import build_record
 from fcgi_app.request import Request
 from fcgi_app.settings import Settings
@@ -577,9 +578,7 @@ class TestTimeLimits:
             assert server.serve() == [b""]
             assert wire.answer().stdout == HEAD
 
-    def test_next_request_behind_an_early_answer(
-        self, make: Any, clock: Clock
-    ) -> None:
+    def test_next_request_behind_an_early_answer(self, make: Any, clock: Clock) -> None:
         """A kept connection goes on behind it, with a late end of the body or not."""
         server = make()
         with server.connect() as wire:
@@ -710,6 +709,34 @@ class TestLimits:
                 assert b"Status: 503 " in answer.head
             else:
                 assert answer.body == b"%d" % rid
+
+    def test_max_requests(self, make: Any) -> None:
+        """Beyond max_requests ids of one connection a request is answered 503."""
+        server = make(max_requests=2)
+        with server.connect() as wire:
+            wire.send(*[begin_request(rid, keep=True) for rid in (1, 3, 5)])
+            for rid in (1, 3, 5):
+                wire.send(params(rid, [(b"QUERY_STRING", b"%d" % rid)]), stdin(rid))
+            assert sorted(server.serve(2)) == [b"1", b"3"]
+            records = wire.records(3)
+            refused = collect(records, 5)
+            assert refused.protocol_status == ProtocolStatus.OVERLOADED
+            assert b"Status: 503 " in refused.head
+            wire.send(asking(b"next", 5))
+            assert server.serve() == [b"next"]
+
+    def test_get_values(self, make: Any) -> None:
+        """The answers to GET_VALUES are the settings."""
+        server = make(max_connections=7, max_queued=3)
+        names = (b"FCGI_MAX_CONNS", b"FCGI_MAX_REQS", b"FCGI_MPXS_CONNS")
+        with server.connect() as wire:
+            question = build_params([(name, b"") for name in names])
+            wire.send(build_record(RecordType.GET_VALUES, 0, question))
+            assert server.is_idle()
+            record = wire.record()
+            assert record is not None
+            values = dict(zip(names, (b"7", b"3", b"0"), strict=True))
+            assert parse_param_map(record.content) == values
 
     @FAMILIES
     @pytest.mark.parametrize("keep", [False, True], ids=["not-kept", "kept"])

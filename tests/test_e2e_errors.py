@@ -144,6 +144,7 @@ def test_error_answer_to_a_post(site: Site, way: Way, size: int) -> None:
     assert_serves(site, way)
 
 
+@pytest.mark.slow
 def test_errors_in_a_row(site: Site, way: Way) -> None:
     """One error after the other on connections that may be kept."""
     for face in ("raise-before", "raise-after", "open-head", "nothing", "log-only") * 3:
@@ -151,6 +152,7 @@ def test_errors_in_a_row(site: Site, way: Way) -> None:
     assert_serves(site, way)
 
 
+@pytest.mark.slow
 def test_loop_exception_before_the_body(loop_site: Site, way: Way) -> None:
     """In the bare loop too: 500, traceback in the log; then another process serves."""
     word = uuid.uuid4().hex
@@ -160,6 +162,7 @@ def test_loop_exception_before_the_body(loop_site: Site, way: Way) -> None:
     assert_serves_again(loop_site, way)
 
 
+@pytest.mark.slow
 def test_loop_exception_after_the_head(loop_site: Site, way: Way) -> None:
     """In the bare loop too: the answer ends as it should before the process does."""
     word = uuid.uuid4().hex
@@ -170,6 +173,7 @@ def test_loop_exception_after_the_head(loop_site: Site, way: Way) -> None:
     assert_serves_again(loop_site, way)
 
 
+@pytest.mark.slow
 def test_loop_exit(loop_site: Site, way: Way) -> None:
     """In the bare loop sys.exit ends the process after a whole answer."""
     answer = loop_site.ask_fatal(way, "/exit-after")
@@ -178,6 +182,7 @@ def test_loop_exit(loop_site: Site, way: Way) -> None:
     assert_serves_again(loop_site, way)
 
 
+@pytest.mark.slow
 def test_loop_error_answer_to_a_post(loop_site: Site, way: Way) -> None:
     """A process that ends with 1 MiB unread still delivers its answer."""
     answer = loop_site.ask_fatal(
@@ -187,6 +192,7 @@ def test_loop_error_answer_to_a_post(loop_site: Site, way: Way) -> None:
     assert_serves_again(loop_site, way)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("face", ["crash-before", "crash-in-head"])
 def test_process_dies_before_the_answer(loop_site: Site, way: Way, face: str) -> None:
     """The process is gone without a word: the client gets a 5xx, in time."""
@@ -195,6 +201,7 @@ def test_process_dies_before_the_answer(loop_site: Site, way: Way, face: str) ->
     assert_serves_again(loop_site, way)
 
 
+@pytest.mark.slow
 def test_process_dies_in_the_body(loop_site: Site, way: Way) -> None:
     """The process is gone in mid-answer: the answer ends, whole or visibly cut."""
     try:

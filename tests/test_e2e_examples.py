@@ -208,6 +208,7 @@ def test_stream_arrives_whole(stream: Site, way: Way) -> None:
 
 
 # nginx switches its buffering off when the program sends X-Accel-Buffering: no.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     way_params(lambda way: way.flushes or way.setup == "nginx"),

@@ -12,6 +12,7 @@ import pytest
 
 from .servers import (
     APPS,
+    WAYS,
     Answer,
     Gate,
     Site,
@@ -201,10 +202,25 @@ def test_multiplexed_requests(site: Site, way: Way) -> None:
     with Gate(site.run / "gate") as gate, ThreadPoolExecutor(17) as pool:
         held = pool.submit(site.ask, way, f"/gate?gate={gate.path}")
         gate.wait_for_arrival()
+        before = established(site.app_port)  # one of them, and idle ones
         others = [pool.submit(ask, number) for number in range(16)]
         wait_until(lambda: established(site.server.port) >= 17, "17 clients")
-        assert established(site.app_port) < 17
+        assert established(site.app_port) - before < 16
         gate.open()
         assert held.result().status == 200
         for number, other in enumerate(others):
             assert other.result().body == bytes([number]) * 50_000
+
+
+@pytest.mark.parametrize("setup", ["nginx", "apache", "lighttpd", "haproxy"])
+def test_connection_is_kept_or_closed(setup: str) -> None:
+    """Kept where the web server keeps it, else closed with the answer."""
+    ways = [way for way in WAYS if way.setup == setup and way.socket == "tcp"]
+    with Site(setup, APPS / "probe.py") as site:
+        for way in sorted(ways, key=lambda way: way.kept):
+            for _ in range(3):
+                assert_serves(site, way)
+            if way.kept:
+                assert established(site.app_port) > 0
+            else:
+                wait_until(lambda: established(site.app_port) == 0, f"{way.name} ends")

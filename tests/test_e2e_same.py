@@ -33,6 +33,13 @@ def site(sites: SiteCache, way: Way) -> Site:
     return sites.get(way.setup, APPS / "probe.py")
 
 
+@pytest.fixture(scope="module")
+def descriptor_site(sites: SiteCache, way: Way) -> Site:
+    """The same with descriptors 0, 1 and 2 in the hand of the request."""
+    settings = {"FCGI_APP_DESCRIPTORS": "1"}
+    return sites.get(way.setup, APPS / "probe.py", settings)
+
+
 @pytest.fixture(autouse=True)
 def diary(site: Site) -> Iterator[None]:
     """All logs, which pytest shows if the test fails."""
@@ -136,6 +143,15 @@ def test_body_is_echoed(site: Site, way: Way, size: int) -> None:
     assert answer.body == body
 
 
+@pytest.mark.parametrize("way", way_params(lambda way: way.duplex), indirect=True)
+def test_body_is_echoed_as_it_comes(site: Site, way: Way) -> None:
+    """4 MB answered piece by piece while more comes: nobody waits for the other."""
+    body = hashlib.shake_128(b"as it comes").digest(4_000_000)
+    answer = site.ask(way, "/echo-as-it-comes", method="POST", body=body)
+    assert answer.status == 200
+    assert answer.body == body
+
+
 @pytest.mark.parametrize("way", way_params(lambda way: way.chunked), indirect=True)
 def test_chunked_body_is_echoed(site: Site, way: Way) -> None:
     """A body of unannounced length arrives whole as well."""
@@ -195,3 +211,29 @@ def test_large_answer_arrives_whole(site: Site, way: Way) -> None:
     answer = site.ask(way, "/much")
     assert answer.status == 200
     assert answer.body == b"m" * (8 << 20)
+
+
+def test_child_sees_the_environment(site: Site, way: Way) -> None:
+    """A child process has the request's environment, as in CGI, less HTTP_PROXY."""
+    headers = {"Cookie": "c=1", "Proxy": "http://evil.example"}
+    answer = site.ask(way, "/child-environment", headers=headers)
+    assert answer.status == 200
+    assert answer.text == "/child-environment|c=1|\n"
+    answer = site.ask(way, "/x/child-environment")
+    assert answer.text == "/x/child-environment||\n"
+
+
+def test_child_writes_into_the_answer(descriptor_site: Site, way: Way) -> None:
+    """With FCGI_APP_DESCRIPTORS=1 os.system() arrives between two prints, in order."""
+    answer = descriptor_site.ask(way, "/child-output")
+    assert answer.status == 200
+    assert answer.text == "before\nfrom the child\nafter\n"
+
+
+@pytest.mark.parametrize("size", [0, 10, 300_000])
+def test_child_reads_the_body(descriptor_site: Site, way: Way, size: int) -> None:
+    """With FCGI_APP_DESCRIPTORS=1 a child reads the body from its descriptor 0."""
+    body = hashlib.shake_128(b"child").digest(size)
+    answer = descriptor_site.ask(way, "/child-input", method="POST", body=body)
+    assert answer.status == 200
+    assert answer.body == body

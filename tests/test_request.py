@@ -720,6 +720,41 @@ sys.stdout.buffer.write(b"end")
         assert answer.body == b"x" * 9_000_000 + b"end"
 
 
+def test_threads(tmp_path: Path) -> None:
+    """Threads that log while the page is written lose nothing, nor does the page."""
+    source = """
+import sys, threading
+from fcgi_app import accept, current_request
+sys.setswitchinterval(1e-6)
+while accept():
+    request = current_request()
+    out, err = request.stdout, request.stderr
+    out.write(b"Content-Type: text/plain\\r\\n\\r\\n")
+    out.flush()
+    def log(name):
+        for number in range(1000):
+            err.write(b"%d %d\\n" % (name, number))
+    threads = [threading.Thread(target=log, args=(name,)) for name in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(2000):
+        out.write(b"x" * 1000)
+        out.flush()
+    for thread in threads:
+        thread.join()
+"""
+    with App(tmp_path, source) as app, app.connect() as wire:
+        wire.send(whole_request())
+        received = bytearray()
+        while more := wire.sock.recv(100_000):
+            received += more
+        records, rest = parse_records(bytes(received))
+        assert rest == b""
+        answer = collect(records)
+        assert answer.body == b"x" * 2_000_000
+        assert len(set(answer.stderr.splitlines())) == 3000
+
+
 class TestInTheProcess:
     def test_interleaved_filters(self, app: App) -> None:
         """Two filters whose STDIN and DATA are interleaved each get their own."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from urllib.parse import parse_qs
@@ -53,6 +54,14 @@ def echo() -> None:
     print("Content-Type: application/octet-stream")
     print(f"X-Received: {len(body)}", end="\n\n")
     sys.stdout.buffer.write(body)
+
+
+def echo_as_it_comes() -> None:
+    """The body piece by piece, the answer half out before the body is in."""
+    print("Content-Type: application/octet-stream", end="\r\n\r\n")
+    while piece := sys.stdin.buffer.read(8192):
+        sys.stdout.buffer.write(piece)
+        sys.stdout.flush()
 
 
 def not_found() -> None:
@@ -119,6 +128,27 @@ def log_after() -> None:
 def log_only() -> None:
     """Standard error and no answer at all."""
     print("probe says nothing else", file=sys.stderr)
+
+
+def child_environment() -> None:
+    """What a child process finds in its environment."""
+    command = 'echo "$PATH_INFO|$HTTP_COOKIE|$HTTP_PROXY"'
+    shown = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, check=True)
+    print(PLAIN + shown.stdout.decode(), end="")
+
+
+def child_output() -> None:
+    """A child that writes to descriptor 1, between two prints."""
+    print(PLAIN + "before")
+    sys.stdout.flush()
+    os.system("echo from the child")
+    print("after")
+
+
+def child_input() -> None:
+    """A child that reads the body from descriptor 0 and sends it back."""
+    print(PLAIN, end="", flush=True)
+    os.system("cat")
 
 
 def early_answer() -> None:
@@ -223,6 +253,7 @@ FACES: dict[str, Callable[[], None]] = {
     for face in (
         show_environment,
         echo,
+        echo_as_it_comes,
         not_found,
         redirect_path,
         redirect_url,
@@ -233,6 +264,9 @@ FACES: dict[str, Callable[[], None]] = {
         log_before,
         log_after,
         log_only,
+        child_environment,
+        child_output,
+        child_input,
         early_answer,
         much,
         raise_before,

@@ -15,7 +15,7 @@ from .processes import Server, cpu_seconds, resident_kib
 from .programs import FLIPFLOP, FLUP, OURS, Cache, Program
 from .wire import build_request
 
-__all__ = ["COMPARISONS", "Comparison", "compare"]
+__all__ = ["COMPARISONS", "HELLO", "Comparison", "compare", "measure_slices"]
 
 HELLO = b"Hello, world\n"
 BODY = bytes(range(256)) * 4096
@@ -116,9 +116,8 @@ def measure(
         ) as client,
     ):
         checked(client.run(WARM_UP))
-        slices = [_slice(server.pid, client, seconds / SLICES) for _ in range(SLICES)]
-        columns = [[*column] for column in zip(*slices, strict=True)]
-        cpu, rate, p50, p99 = columns
+        slices = measure_slices(server.pid, client, seconds)
+        cpu, rate, p50, p99 = ([*column] for column in zip(*slices, strict=True))
         return Sample(
             min(cpu),
             median(rate),
@@ -128,17 +127,35 @@ def measure(
         )
 
 
-def _slice(pid: int, client: Load, seconds: float) -> tuple[float, float, float, float]:
-    """Load for ``seconds``; give the first four figures of a ``Sample``."""
-    before = cpu_seconds(pid)
-    figures = checked(client.run(seconds))
-    used = cpu_seconds(pid) - before
-    return (
-        used * 1e6 / figures.requests,
-        figures.requests / figures.seconds,
-        figures.p50_us,
-        figures.p99_us,
-    )
+class Slice(NamedTuple):
+    """The first four figures of a ``Sample``, of a part of its time."""
+
+    cpu_us: float
+    rate: float
+    p50_us: float
+    p99_us: float
+
+
+def measure_slices(pid: int, client: Load, seconds: float) -> list[Slice]:
+    """Load the server ``pid`` for ``seconds``, in ``SLICES`` parts.
+
+    Raises:
+        LoadError: not every answer was right.
+    """
+    slices = []
+    for _ in range(SLICES):
+        before = cpu_seconds(pid)
+        figures = checked(client.run(seconds / SLICES))
+        used = cpu_seconds(pid) - before
+        slices.append(
+            Slice(
+                used * 1e6 / figures.requests,
+                figures.requests / figures.seconds,
+                figures.p50_us,
+                figures.p99_us,
+            )
+        )
+    return slices
 
 
 class Series:

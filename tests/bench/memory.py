@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from .comparisons import HELLO
+from .comparisons import HELLO, measure_slices
 from .figures import Claim, spread, table
 from .load import Load, checked
-from .processes import BareInterpreter, Server, cpu_seconds, resident_kib
+from .processes import BareInterpreter, Server, resident_kib
 from .programs import BARE, OURS, Cache
 from .wire import build_request, fetch
 
@@ -74,9 +74,7 @@ def footprint(cache: Cache, load: Path, rounds: int) -> tuple[str, list[Claim]]:
 
 
 def _cpu_us(pid: int, client: Load, seconds: float) -> float:
-    before = cpu_seconds(pid)
-    figures = checked(client.run(seconds))
-    return (cpu_seconds(pid) - before) * 1e6 / figures.requests
+    return min(part.cpu_us for part in measure_slices(pid, client, seconds))
 
 
 def _allow_descriptors(count: int) -> None:

@@ -9,8 +9,6 @@ import socket
 import sys
 import sysconfig
 import threading
-import time
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -146,14 +144,10 @@ class ExternalProgram:
         )
 
     def _replace_the_dead(self) -> None:
-        failures: deque[float] = deque([0.0] * 10, maxlen=10)
         while True:
             status = self._process.wait_for_ever()
-            if status != 0:
-                failures.append(time.monotonic())
             with self._changed:
-                # Ten failures in a second: it does not even start, its log says why.
-                if self._stopping or failures[-1] - failures[0] < bool(failures[0]):
+                if self._stopping:
                     return
                 self._process = self.start()
                 self.statuses.append(status)

@@ -66,6 +66,9 @@ class Way:
         kept: whether the web server keeps the connection for later requests.
         flushes: whether output reaches the client when the program flushes it.
         chunked: whether a body of unannounced length reaches the program.
+        duplex: whether an answer may begin while the body is still coming. nginx sends
+            no more of the body once it has seen the head; Apache's CGI modules read
+            nothing before the whole body is out.
         socket: which external program it leads to; empty if to none.
     """
 
@@ -77,14 +80,23 @@ class Way:
     kept: bool = False
     flushes: bool = False
     chunked: bool = True
+    duplex: bool = True
 
 
 WAYS: tuple[Way, ...] = (
-    Way("nginx-unix", "nginx", "/unix", "unix"),
-    Way("nginx-tcp", "nginx", "/tcp", "tcp"),
-    Way("nginx-kept-unix", "nginx", "/kept-unix", "unix", kept=True),
-    Way("nginx-kept-tcp", "nginx", "/kept-tcp", "tcp", kept=True),
-    Way("nginx-unbuffered", "nginx", "/stream", "tcp", kept=True, flushes=True),
+    Way("nginx-unix", "nginx", "/unix", "unix", duplex=False),
+    Way("nginx-tcp", "nginx", "/tcp", "tcp", duplex=False),
+    Way("nginx-kept-unix", "nginx", "/kept-unix", "unix", kept=True, duplex=False),
+    Way("nginx-kept-tcp", "nginx", "/kept-tcp", "tcp", kept=True, duplex=False),
+    Way(
+        "nginx-unbuffered",
+        "nginx",
+        "/stream",
+        "tcp",
+        kept=True,
+        flushes=True,
+        duplex=False,
+    ),
     Way("apache-unix", "apache", "/unix", "unix"),
     Way("apache-tcp", "apache", "/tcp", "tcp"),
     Way("apache-reuse-unix", "apache", "/reuse-unix", "unix", kept=True),
@@ -99,9 +111,17 @@ WAYS: tuple[Way, ...] = (
     Way("haproxy-mux", "haproxy", "/mux", "tcp", kept=True, flushes=True),
     Way("haproxy-mpxs", "haproxy", "/mpxs", "tcp", kept=True, flushes=True),
     # cgi-fcgi hands on as many bytes as CONTENT_LENGTH says: none if it is absent.
-    Way("cgi-fcgi", "apache-cgid", "/bridge", "unix", flushes=True, chunked=False),
-    Way("apache-cgid", "apache-cgid", "/app", kind="cgi", flushes=True),
-    Way("apache-cgi", "apache-cgi", "/app", kind="cgi", flushes=True),
+    Way(
+        "cgi-fcgi",
+        "apache-cgid",
+        "/bridge",
+        "unix",
+        flushes=True,
+        chunked=False,
+        duplex=False,
+    ),
+    Way("apache-cgid", "apache-cgid", "/app", kind="cgi", flushes=True, duplex=False),
+    Way("apache-cgi", "apache-cgi", "/app", kind="cgi", flushes=True, duplex=False),
     Way("lighttpd-cgi", "lighttpd-cgi", "/app", kind="cgi", flushes=True),
 )
 
