@@ -111,6 +111,8 @@ def test_echo_shows_the_request(echo: Site, way: Way) -> None:
 @pytest.mark.parametrize("wanted", [26, 500, 20_000, 1_000_000])
 def test_size(size: Site, way: Way, wanted: int) -> None:
     """size.py sends the same bytes everywhere."""
+    if way.name == "cgi-fcgi":  # it writes once and does not look at what was taken
+        wanted = min(wanted, 20_000)
     digits = b"12345679890" * 7 + b"123"
     lines = (wanted - 26) // 80
     answer = size.ask(way, f"/{wanted}")
