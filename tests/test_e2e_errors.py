@@ -78,7 +78,7 @@ def assert_error_page(answer: Answer, *secrets: str) -> None:
 
 @pytest.mark.parametrize("face", ["raise-before", "raise-in-head"])
 def test_exception_before_the_body(site: Site, way: Way, face: str) -> None:
-    """An exception before the head is out: 500, traceback in the log, not in the page."""
+    """An exception before the head: 500, traceback in the log and not in the page."""
     word = uuid.uuid4().hex
     answer = site.ask(way, f"/{face}?word={word}")
     assert_error_page(answer, word)
@@ -98,7 +98,7 @@ def test_exception_with_a_long_traceback(site: Site, way: Way) -> None:
 
 
 def test_exception_after_the_head(site: Site, way: Way) -> None:
-    """An exception in the body: what was sent arrives, the answer ends, the log tells."""
+    """An exception in the body: what was sent arrives, it ends, the log tells."""
     word = uuid.uuid4().hex
     answer = site.ask(way, f"/raise-after?word={word}")
     assert answer.status == 200

@@ -181,7 +181,7 @@ def test_log_line_reaches_the_error_log(site: Site, way: Way) -> None:
 
 @pytest.mark.parametrize("face", ["log-before", "log-after"])
 def test_much_on_the_log_does_no_harm(site: Site, way: Way, face: str) -> None:
-    """16 KiB on sys.stderr before the head, or 128 KiB after it: the answer is whole."""
+    """16 KiB on sys.stderr before the head, or 128 KiB after it: a whole answer."""
     answer = site.ask(way, f"/{face}")
     assert answer.status == 200
     assert answer.text == "logged much\n"

@@ -1,4 +1,4 @@
-"""Apache with enablereuse=on: 32 processes, each of which keeps a connection for itself.
+"""Apache with enablereuse=on: 32 processes, each of which keeps a connection.
 
 mod_proxy_fcgi's documentation warns of it: a FastCGI process that serves one connection
 until it is closed is blocked by the first one that is kept.

@@ -1,4 +1,4 @@
-"""A small HTTP client: it reads while it still writes, and keeps headers as they came."""
+"""A small HTTP client: reads while it still writes, keeps headers as they came."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ class _Recording(socket.socket):
         self.close()
         self._raw = raw
 
-    def makefile(self, *_args: object, **_kwargs: object) -> io.BytesIO:  # type: ignore[override]
+    def makefile(  # type: ignore[override]
+        self, *_args: object, **_kwargs: object
+    ) -> io.BytesIO:
         return io.BytesIO(self._raw)
 
 

@@ -135,7 +135,8 @@ def way_params(condition: Callable[[Way], bool] = lambda _: True) -> list[Any]:
 class Site:
     """A script behind one setup: the web server and the processes that it needs.
 
-    A context manager; leaving it stops everything and finds what is left behind.
+    A context manager; leaving it stops everything and finds what is left behind. Its
+    directory is removed if all went well, and stays for inspection if not.
 
     Attributes:
         environment: settings for the script, the same in each of its lives.
@@ -198,9 +199,9 @@ class Site:
         """What the web server has logged."""
         return self.server.log()
 
-    def wait_for_log(self, text: str, since: int = 0) -> None:
+    def wait_for_log(self, text: str) -> None:
         """Wait until the web server has logged this text."""
-        wait_until(lambda: text in self.log()[since:], f"{text!r} in the error log")
+        wait_until(lambda: text in self.log(), f"{text!r} in the error log")
 
     def diary(self) -> str:
         """All logs, for a person who wants to know what went wrong."""
