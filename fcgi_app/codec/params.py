@@ -71,12 +71,13 @@ def parse_param_map(content: bytes) -> dict[bytes, bytes]:
     try:
         while lengths := read(2):
             name_length, value_length = lengths
-            if name_length < 128 > value_length:
-                name = read(name_length)
-                params[name] = value = read(value_length)
-            else:
+            if name_length > 127:
                 return dict(parse_params(content))
-    except ValueError:  # a single byte is left
+            if value_length > 127:  # a cookie, an accept header: usual enough
+                value_length = _LONG.unpack(lengths[1:] + read(3))[0] & MAX_LENGTH
+            name = read(name_length)
+            params[name] = value = read(value_length)
+    except (ValueError, _struct_error):  # the lengths themselves are cut short
         name_length = -1
     if len(name) != name_length or len(value) != value_length:
         parse_params(content)  # it runs past the end: this says where
