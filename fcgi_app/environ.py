@@ -16,7 +16,7 @@ from array import array
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import accumulate
-from operator import add
+from operator import add, ge
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -89,7 +89,9 @@ _STEERING_PREFIXES = (
 interpreter or this package behave differently. Only the process's own counts."""
 
 _SLOT = 128
-"""Bytes for a value and its NUL where all values of a request are shorter."""
+"""Least number of bytes for a value and its NUL."""
+_LONGEST_SLOT = 4096
+"""Values from this length on, in bytes, get no place that is kept for the next one."""
 _MAX_LAYOUTS = 32
 _MAX_LAYOUT_NAMES = 4096
 """Greatest sum of the lengths of the names, in bytes, of a layout that is kept; nginx's
@@ -176,10 +178,12 @@ def _read_strings(vector: int | None) -> list[bytes]:
 
 
 class _Slots(NamedTuple):
-    """Places of one size for the values of a layout's params."""
+    """Places for the values of a layout's params."""
 
     address: int
     """Where the memory began that ``pointers`` point into."""
+    sizes: Sequence[int]
+    """Bytes for each value and its NUL."""
     fill: Callable[..., None]
     """``pack_into`` for ``arguments``; fills up with NUL."""
     arguments: list[bytes]
@@ -276,15 +280,70 @@ class _Vectors:
             "L", [pointer for name, pointer in self._base if name not in names] + [0]
         )
 
-    def show(self, layout: _Layout, text: bytes, values: Sequence[bytes]) -> None:
-        """Point C at a request: ``text`` is the template filled with ``values``."""
+    def show(self, layout: _Layout, values: Sequence[bytes]) -> None:
+        """Point C at a request with these values of the layout's names.
+
+        Each value has a place with room to spare, so that the addresses stay the same
+        from one request to the next.
+        """
+        if not values:
+            self._show_text(layout, values)
+            return
+        slots = layout.slots
+        lengths = [*map(len, values)]
+        longest = max(lengths)
+        if (
+            slots is None
+            or slots.address != self._strings
+            or (longest >= _SLOT and any(map(ge, lengths, slots.sizes)))
+        ):
+            if longest >= _LONGEST_SLOT:
+                self._show_text(layout, values)
+                return
+            slots = layout.slots = self._make_slots(layout, values)
+        # A C library may have written into what getenv() gave it.
+        self._text_view[:] = self._text
+        arguments = slots.arguments
+        arguments[1::2] = values
+        slots.fill(self._strings_view, 0, *arguments)
+        self._shown_view[: len(slots.pointers)] = slots.pointers
+        self._environ.value = self._shown
+
+    def _make_slots(self, layout: _Layout, values: Sequence[bytes]) -> _Slots:
+        """Lay the places out: none is smaller than it was, or than ``_SLOT``."""
+        before = (_SLOT,) * len(values) if layout.slots is None else layout.slots.sizes
+        sizes = [
+            max(size, 1 << len(value).bit_length())
+            for size, value in zip(before, values, strict=True)
+        ]
+        starts = [length - 1 for length in layout.lengths]  # name and "="
+        form = Struct(
+            "".join([f"{n}s{v}s" for n, v in zip(starts, sizes, strict=True)])
+        )
+        end = len(sizes) + len(layout.tail)
+        if form.size > self._room or end > self._slots:
+            self._reserve(form.size, end)
+        pointers = [*accumulate(map(add, starts, sizes), initial=self._strings)]
+        arguments: list[bytes] = []
+        for name in layout.names:
+            arguments += (name + b"=", b"")
+        return _Slots(
+            self._strings,
+            sizes,
+            form.pack_into,
+            arguments,
+            array("L", pointers[:-1]) + layout.tail,
+        )
+
+    def _show_text(self, layout: _Layout, values: Sequence[bytes]) -> None:
+        """Point C at a request with values of any length, one behind the other."""
+        text = layout.template % (*values,)
         count = len(values)
         tail = layout.tail
         size = len(text)
         end = count + len(tail)
         if size > self._room or end > self._slots:
             self._reserve(size, end)
-        # A C library may have written into what getenv() gave it.
         self._text_view[:] = self._text
         self._strings_view[:size] = text
         view = self._shown_view
@@ -298,39 +357,6 @@ class _Vectors:
         # The last of these addresses is the end of the text: the tail goes over it.
         view[count:end] = tail
         self._environ.value = self._shown
-
-    def show_slots(self, layout: _Layout, values: Sequence[bytes]) -> None:
-        """Point C at a request whose values are all shorter than ``_SLOT``.
-
-        Each value has a place of that size, so the addresses are always the same.
-        """
-        slots = layout.slots
-        if slots is None or slots.address != self._strings:
-            slots = layout.slots = self._make_slots(layout)
-        # A C library may have written into what getenv() gave it.
-        self._text_view[:] = self._text
-        arguments = slots.arguments
-        arguments[1::2] = values
-        slots.fill(self._strings_view, 0, *arguments)
-        self._shown_view[: len(slots.pointers)] = slots.pointers
-        self._environ.value = self._shown
-
-    def _make_slots(self, layout: _Layout) -> _Slots:
-        sizes = [length - 1 for length in layout.lengths]  # name and "="
-        form = Struct("".join([f"{size}s{_SLOT}s" for size in sizes]))
-        end = len(sizes) + len(layout.tail)
-        if form.size > self._room or end > self._slots:
-            self._reserve(form.size, end)
-        starts = accumulate([size + _SLOT for size in sizes], initial=self._strings)
-        arguments: list[bytes] = []
-        for name in layout.names:
-            arguments += (name + b"=", b"")
-        return _Slots(
-            self._strings,
-            form.pack_into,
-            arguments,
-            array("L", [*starts][:-1]) + layout.tail,
-        )
 
     def restore(self) -> None:
         """Point C at the process environment, whatever was done to vector and text."""
@@ -424,12 +450,8 @@ class EnvironSwap:
             self.enter(self._without_nul(given))
             return
         self._put(data)
-        if self._vectors is None:
-            return
-        if values and max(map(len, values)) < _SLOT:
-            self._vectors.show_slots(layout, values)
-        else:
-            self._vectors.show(layout, layout.template % (*values,), values)
+        if self._vectors is not None:
+            self._vectors.show(layout, values)
 
     def leave(self) -> None:
         """Make the environment the process's again: the snapshot, all of it.
