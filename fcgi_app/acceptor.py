@@ -71,6 +71,9 @@ class Acceptor:
         settings: times and limits.
         admits: who may connect; None: everybody.
         release: what closes a listening socket; None: its ``close``.
+
+    Attributes:
+        stopping: ``stop`` has been asked.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class Acceptor:
             (self._lingering, ""),
             (self._owing, ""),
         )
-        self._stopping = False
+        self.stopping = False
         self._passed_over = False
         self._nearest = inf  # deadline that the last wait knew of
         self._paused_until = 0.0
@@ -136,7 +139,7 @@ class Acceptor:
                 if not request.finished:
                     request.running = True
                     return request
-            if self._stopping:
+            if self.stopping:
                 self.retire()
                 self._drain()
                 if not self._ready:
@@ -145,12 +148,12 @@ class Acceptor:
                 continue
             late = until is not None and monotonic() >= until
             self._turn(until)  # once at least: a timeout of 0 takes what is there
-            if late and not (self._ready or self._stopping):
+            if late and not (self._ready or self.stopping):
                 raise TimeoutError(f"no request came within {timeout:g} s")
 
     def stop(self) -> None:
         """Ask for the end: safe in signal handlers and from any thread."""
-        self._stopping = True
+        self.stopping = True
         self.wake()
 
     def wake(self) -> None:
@@ -164,11 +167,6 @@ class Acceptor:
     def wake_descriptor(self) -> int:
         """A non-blocking descriptor to write to, for ``signal.set_wakeup_fd``."""
         return self._wake_out
-
-    @property
-    def stopping(self) -> bool:
-        """Whether ``stop`` has been asked."""
-        return self._stopping
 
     def settle(self, transport: Transport) -> None:
         """Put a connection where it belongs after anything has happened to it."""
@@ -204,6 +202,18 @@ class Acceptor:
         if transport.watched != events:
             self._watch(transport, events)
 
+    def rest(self, transport: Transport) -> None:
+        """Keep a connection on which nothing is owed: the usual case of ``settle``."""
+        if transport.place is not None:
+            transport.place.pop(transport, None)
+        transport.place = self._idle
+        wait = self._settings.keep_timeout
+        deadline = self._idle[transport] = monotonic() + wait if wait else inf
+        if deadline < self._nearest:
+            self._nearest = deadline
+        if transport.watched != EVENT_READ:
+            self._watch(transport, EVENT_READ)
+
     def _watch(self, transport: Transport, events: int) -> None:
         """Have the selector tell of ``events`` on a connection; 0: of none."""
         if not events:
@@ -236,7 +246,10 @@ class Acceptor:
         """Wait for something to happen, handle all of it; whether anything came in."""
         came = False
         connect_on: list[socket.socket] = []
-        for key, events in self._selector.select(self._time_to_wait(until)):
+        wait = None  # the usual case: nothing to be in time for
+        if self._nearest != inf or until is not None or self._paused_until:
+            wait = self._time_to_wait(until)
+        for key, events in self._selector.select(wait):
             owner = key.data
             if type(owner) is Transport:
                 if events & EVENT_WRITE:
@@ -322,7 +335,7 @@ class Acceptor:
 
         Without the second rule one busy kept connection would shut all others out.
         """
-        if self._stopping or self._paused_until:
+        if self.stopping or self._paused_until:
             return
         if self._ready and not self._passed_over:
             self._passed_over = True
@@ -373,7 +386,7 @@ class Acceptor:
 
     def _resume_accepting(self) -> None:
         self._paused_until = 0.0
-        if not self._stopping:
+        if not self.stopping:
             for listener in self._listeners:
                 self._selector.register(listener, EVENT_READ, listener)
 
@@ -400,7 +413,7 @@ class Acceptor:
 
     def refuse_waiting(self) -> None:
         """Refuse the requests in the queue: the process ends before their turn."""
-        self._stopping = True
+        self.stopping = True
         while self._ready:
             request = self._ready.popleft()
             if not request.finished:
@@ -408,7 +421,7 @@ class Acceptor:
 
     def shut_down(self) -> None:
         """Close everything, after what was sent has had time to arrive."""
-        self._stopping = True
+        self.stopping = True
         if self._wake_in >= 0:
             while self._drain():
                 self.refuse_waiting()
@@ -462,7 +475,7 @@ class Acceptor:
 
     def abandon(self, but: Transport | None = None) -> None:
         """In a forked child: close our copies of every socket, and touch no peer."""
-        self._stopping = True
+        self.stopping = True
         self._ready.clear()
         for listener in self._listeners:
             listener.close()

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from typing import IO
 
-__all__ = ["InputBuffer"]
+__all__ = ["NO_INPUT", "InputBuffer"]
 
 
 _COPY_SIZE = 65536
@@ -122,6 +122,11 @@ class InputBuffer:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+NO_INPUT = InputBuffer()
+"""The input of every request that has none: it has ended, and never changes."""
+NO_INPUT.ended = True
 
 
 def _write_all(file: IO[bytes], data: bytes, position: int) -> None:

@@ -36,7 +36,8 @@ class ProcessHooks:
         self._exit: Any = None
         self._failed = False
         self._terminating = False  # a stop signal has come
-        self._leaving: int | None = None  # the status given to sys.exit
+        self.leaving: int | None = None
+        """The status given to ``sys.exit``; None once somebody has caught that."""
         self.exit_status = 0
         """Exit status that a CGI program asked for with ``set_exit_status``."""
         # Registered when the package is imported, so that what the application
@@ -60,10 +61,6 @@ class ProcessHooks:
         """Note the status that ``sys.exit`` is called with; early, like the streams."""
         if self._exit is None:
             self._exit, sys.exit = sys.exit, self._sys_exit
-
-    def forget_exit(self) -> None:
-        """Forget a ``sys.exit`` that somebody has caught."""
-        self._leaving = None
 
     def remove(self) -> None:
         """Put everything back that is still ours."""
@@ -133,19 +130,19 @@ class ProcessHooks:
 
     def _sys_exit(self, status: Any = None, /) -> NoReturn:
         """``sys.exit``: nothing else tells atexit functions the exit status."""
-        self._leaving = exit_status_of(status)
+        self.leaving = exit_status_of(status)
         raise SystemExit(status)
 
     def _at_exit(self) -> None:
         if not self._loop.owns_process():
             return
         try:
-            status = 1 if self._failed else self._leaving
+            status = 1 if self._failed else self.leaving
             self._loop.at_exit(status)
         except Exception:  # noqa: BLE001 - the process must end all the same
             log_exception("error at the end of the process")
         self.remove()
-        if self.exit_status and not self._failed and self._leaving is None:
+        if self.exit_status and not self._failed and self.leaving is None:
             _exit_with(self.exit_status)
 
     # Forks

@@ -185,7 +185,7 @@ class Loop:
             settle()
         self.current = request
         request.host = self
-        self._hooks.forget_exit()
+        self._hooks.leaving = None
         self._swap.enter(request.params_map)
         for text in self._texts:
             text.bind(request)
@@ -218,7 +218,9 @@ class Loop:
         """
         for settle in self.before_swap:
             settle()
-        self._flush_replaced()
+        assert self._texts is not None
+        if sys.stdout is not self._texts[1] or sys.stderr is not self._texts[2]:
+            self._flush_replaced()
         if request.descriptors is not None:
             owned, request.descriptors = request.descriptors, None
             owned.leave()
@@ -261,7 +263,7 @@ class Loop:
         """Set the app_status; a ``sys.exit`` that somebody has caught is forgotten."""
         if self.current is not None:
             self.current.app_status = status
-            self._hooks.forget_exit()
+            self._hooks.leaving = None
 
     def run(
         self, handler: Callable[[Request], object], descriptors: bool | None
@@ -279,7 +281,7 @@ class Loop:
                 log_info("%s: %s", request, reason)
             except SystemExit as leaving:
                 request.app_status = exit_status_of(leaving.code)
-                self._hooks.forget_exit()
+                self._hooks.leaving = None
                 if isinstance(leaving.code, str):
                     request.tell(leaving.code + "\n")
             except Exception as error:  # noqa: BLE001 - the others feel nothing of it

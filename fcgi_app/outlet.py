@@ -29,14 +29,15 @@ class Outlet:
     one waits for the other.
 
     Attributes:
+        queue: what is waiting for the socket to take it.
         lost: nothing can be sent any more.
     """
 
-    __slots__ = ("_lock", "_queue", "_sending", "_sock", "lost")
+    __slots__ = ("_lock", "_sending", "_sock", "lost", "queue")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._queue: list[Buffer] = []
+        self.queue: list[Buffer] = []
         self._lock = RLock()  # of the thread that sends; its signal handlers pass
         self._sending = False
         self.lost = False
@@ -44,13 +45,13 @@ class Outlet:
     @property
     def pending(self) -> int:
         """How many bytes are waiting for the socket to take them."""
-        return sum(map(len, self._queue)) if self._queue else 0
+        return sum(map(len, self.queue)) if self.queue else 0
 
     def push(self, data: bytes = b"") -> None:
         """Queue a short answer and send what the socket takes, without waiting."""
         with self._lock:
             if data and not self.lost:
-                self._queue.append(data)
+                self.queue.append(data)
             if not self._sending and not self.lost:
                 self._sending = True
                 try:
@@ -71,9 +72,29 @@ class Outlet:
         with self._lock:
             if self.lost:
                 raise BrokenPipeError(errno.EPIPE, "the connection is lost")
-            self._queue += buffers
+            if self.queue or self._sending or len(buffers) != 1:
+                self.queue += buffers
+            elif self._send_one(buffers[0]):
+                return
             if not self._sending:
                 self._send_all(wait)
+
+    def _send_one(self, data: Buffer) -> bool:
+        """Send ``data``, before which nothing waits; queue what does not go at once."""
+        self._sending = True
+        try:
+            sent = self._sock.send(data, _FLAGS)
+            if sent == len(data):
+                return True
+            self.queue.append(memoryview(data)[sent:])
+        except (BlockingIOError, InterruptedError):
+            self.queue.append(data)
+        except BaseException:
+            self._lose()
+            raise
+        finally:
+            self._sending = False
+        return False
 
     def _send_all(self, wait: Callable[[], None]) -> None:
         self._sending = True
@@ -92,12 +113,12 @@ class Outlet:
 
     def _lose(self) -> None:
         self.lost = True
-        self._queue = []
+        self.queue = []
 
     def _drain(self) -> bool:
         """Send what the socket takes; whether the queue is empty then."""
-        while self._queue:
-            queue = self._queue
+        while self.queue:
+            queue = self.queue
             if len(queue) > 1 and (
                 len(queue) > _MAX_BUFFERS or self.pending < _JOIN_BELOW
             ):
@@ -115,7 +136,7 @@ class Outlet:
 
     def _remove(self, sent: int) -> None:
         """Take what has been sent off the queue."""
-        queue = self._queue
+        queue = self.queue
         done = 0
         while done < len(queue) and sent >= len(queue[done]):
             sent -= len(queue[done])

@@ -14,7 +14,7 @@ from os import fsdecode, getpid, register_at_fork
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
 from ._log import log_warning
-from .body import InputBuffer
+from .body import NO_INPUT, InputBuffer
 from .codec.constants import Role
 from .codec.params import parse_params
 from .errors import CallSequenceError, RequestAborted
@@ -158,6 +158,7 @@ class Request:
         role: int,
         request_id: int,
         params: dict[bytes, bytes],
+        body: InputBuffer | None = None,
     ) -> None:
         self._channel = channel
         self._settings = settings
@@ -180,7 +181,7 @@ class Request:
         """Its descriptors 0, 1 and 2, while it has them."""
         self._failed = 0
         self._aborted = False
-        self._body = InputBuffer()
+        self._body = InputBuffer() if body is None else body
         self._data: InputBuffer | None = None
         self._filtering = False
         self._finished = False
@@ -450,7 +451,8 @@ class Request:
             else:
                 self._channel.end(self, stderr, stdout)
         finally:
-            self._body.clear()
+            if self._body is not NO_INPUT:
+                self._body.clear()
             if self._data is not None:
                 self._data.clear()
             if self._stdin is not None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["BodyReader", "OutputStream", "StderrStream", "StdoutStream"]
 
 
+_AUTHORIZER = int(Role.AUTHORIZER)
 _MAX_LINE = 8192
 """Bytes of a line on STDERR that go out before its end (httpd cuts at 8 KiB)."""
 
@@ -84,6 +85,8 @@ class OutputStream(io.BufferedIOBase):
         self._request = request
         self._limit = request._settings.output_buffer
         self._parts: list[bytes] = []
+        self._size = 0
+        self.closed = False
 
     def writable(self) -> bool:
         return True
@@ -190,11 +193,11 @@ class StdoutStream(OutputStream):
         if request.passthrough:
             return self._release_head() + data
         whole = None
-        if self._head is None and request.role != Role.AUTHORIZER:
+        if self._head is None and request.role != _AUTHORIZER:
             whole = known_head(data)
         if whole is None:
             head = self._head = self._head or ResponseHead(
-                authorizer=request.role == Role.AUTHORIZER
+                authorizer=request.role == _AUTHORIZER
             )
             try:
                 whole = head.feed(data)

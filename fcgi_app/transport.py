@@ -18,8 +18,8 @@ from time import monotonic
 from typing import Any, Protocol
 
 from ._log import log_info, log_warning
-from .body import InputBuffer
-from .codec.constants import ProtocolStatus, Role
+from .body import NO_INPUT, InputBuffer
+from .codec.constants import MAX_CONTENT_LENGTH, ProtocolStatus, Role
 from .codec.records import END_REQUEST_LEN, Buffer
 from .errors import RemoteProtocolError
 from .outlet import Outlet, poll_socket
@@ -32,6 +32,7 @@ from .protocol import (
     ParamsReceived,
     RequestRefused,
     RequestState,
+    State,
     StdinEnded,
     StdinReceived,
 )
@@ -45,6 +46,8 @@ _RECV_SIZE = 65536
 _NOW = socket.MSG_DONTWAIT
 _MAX_REPLIES = 1 << 20
 """Bytes of short answers that a web server may leave unread; it is not read beyond."""
+_COMPLETE = State.COMPLETE  # a look into the class is slow before Python 3.12
+_AUTHORIZER = int(Role.AUTHORIZER)
 _STATUS_OF: dict[int, int] = {
     ProtocolStatus.OVERLOADED: 503,
     ProtocolStatus.UNKNOWN_ROLE: 501,
@@ -59,6 +62,9 @@ class Owner(Protocol):
 
     def settle(self, transport: Transport) -> None:
         """Wait for what comes next on a connection that stays."""
+
+    def rest(self, transport: Transport) -> None:
+        """Keep a connection on which nothing is owed: ``settle`` in that case."""
 
     def transport_closed(self, transport: Transport) -> None:
         """Forget a connection; its socket is still open during the call."""
@@ -156,8 +162,15 @@ class Transport:
         requests = self.requests
         return (
             len(requests) == 1
-            and requests[0].state.input_ended
-            and not (self.eof or self.deaf or self.owed or self._outlet.pending)
+            and requests[0].state.state is _COMPLETE
+            and not (self.eof or self.deaf or self.owed or self._outlet.queue)
+        )
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is owed on it, either way, and it may stay."""
+        return self.keep and not (
+            self.requests or self.owed or self.lingering or self._outlet.queue
         )
 
     @property
@@ -203,13 +216,13 @@ class Transport:
 
     def _feed(self, data: bytes) -> None:
         connection = self._connection
+        whole = connection.receive_whole(data)
+        if whole is not None:
+            self._on_whole(whole)
+            return
         try:
-            events = connection.receive_data(data)
-            if len(events) == 2 and type(events[1]) is StdinEnded:
-                self._on_two(events[0], events[1])
-            else:
-                for event in events:
-                    _ON_EVENT[type(event)](self, event)
+            for event in connection.receive_part(data):
+                _ON_EVENT[type(event)](self, event)
             if connection.error is not None:
                 raise connection.error
         except RemoteProtocolError as error:
@@ -271,21 +284,17 @@ class Transport:
         elif not self._settings.read_ahead:
             self._ready(request)
 
-    def _on_two(self, first: Any, end: StdinEnded) -> None:
-        """Act on two events at once: mostly those of a request without a body."""
-        if type(first) is not ParamsReceived or first.request is not end.request:
-            _ON_EVENT[type(first)](self, first)
-            self._on_stdin_end(end)
-            return
-        state, params, content = first
-        request = Request(self, self._settings, state.role, state.request_id, params)
+    def _on_whole(self, event: ParamsReceived) -> None:
+        """Act on a request that has come with the end of its body, mostly without."""
+        state, params, content = event
+        request = Request(
+            self, self._settings, state.role, state.request_id, params, NO_INPUT
+        )
         request.params_content = content
         request.state = state
         self.requests.append(request)
         if params.get(b"CONTENT_LENGTH"):
             request._input_ended()
-        else:
-            request._body.ended = True
         self._ready(request)
 
     def _on_stdin(self, event: StdinReceived) -> None:
@@ -433,6 +442,15 @@ class Transport:
         """
         connection = self._connection
         state = request.state
+        if (
+            self.keep
+            and state.state is _COMPLETE
+            and request._stderr is None
+            and not request.unwanted
+            and len(stdout) <= MAX_CONTENT_LENGTH
+        ):
+            self._end_shortly(request, stdout)
+            return
         early = not (state.input_ended or self.deaf or request.server_is(b"nginx"))
         buffers: list[Buffer] = []
         log = request._stderr
@@ -455,6 +473,21 @@ class Transport:
             self._owner.settle(self)
         else:
             self._after_end(state)
+
+    def _end_shortly(self, request: Request, stdout: bytes) -> None:
+        """Send the usual end of a response: one short piece, and nothing owed."""
+        connection = self._connection
+        state = request.state
+        data = connection.short_response(state, stdout, request.app_status)
+        try:
+            self._send([data])
+        except OSError as error:
+            log_info("%s: its end could not be sent: %s", request, error)
+        self.requests.remove(request)
+        if not (state.keep_conn and connection.idle and self.resting):
+            self._after_end(state)
+        else:
+            self._owner.rest(self)
 
     def _on_discarded(self, event: InputDiscarded) -> None:
         if event.request in self.owed:
@@ -550,7 +583,7 @@ class Transport:
         if not state.keep_conn:
             self.keep = False
         self._quiet = not state.keep_conn and state.input_ended
-        if self._quiet and state.role == Role.AUTHORIZER:
+        if self._quiet and state.role == _AUTHORIZER:
             self._quiet = not self._has_unread()
         self._next_step()
 

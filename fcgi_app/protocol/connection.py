@@ -50,6 +50,7 @@ from .events import (
 )
 from .limits import Limits
 from .state import IGNORE, TABLE, RequestState, State
+from .whole import scan_whole
 
 __all__ = ["DEFAULT_VALUES", "Connection"]
 
@@ -62,13 +63,11 @@ STDERR_CHUNK = 8192
 """Content bytes of a STDERR record: HAProxy's buffer has 16 KiB, httpd cuts at 8."""
 _DEFAULT_LIMITS = Limits()
 _unpack_header = HEADER.unpack_from
-# A begin-request record and the header of a PARAMS record.
-_WHOLE = Struct("!HHHBxHB5xHHHBx")
-# The headers of the records that end PARAMS and STDIN.
-_ENDS = Struct("!HHIHHI")
-_BEGIN_TYPE = VERSION_1 << 8 | RecordType.BEGIN_REQUEST
-_PARAMS_TYPE = VERSION_1 << 8 | RecordType.PARAMS
-_STDIN_TYPE = VERSION_1 << 8 | RecordType.STDIN
+_STDOUT = int(RecordType.STDOUT)
+_REQUEST_COMPLETE = int(ProtocolStatus.REQUEST_COMPLETE)
+# Looking a member up in its class is slow before Python 3.12.
+_RESPONDER = int(Role.RESPONDER)
+_COMPLETE = State.COMPLETE
 
 
 @lru_cache(maxsize=256)
@@ -136,12 +135,38 @@ class Connection:
                 the violation are returned first: the error is then in ``error`` and
                 is raised by the next call.
         """
+        whole = self.receive_whole(data)
+        if whole is not None:
+            return [whole, StdinEnded(whole.request)]
+        return self.receive_part(data)
+
+    def receive_whole(self, data: bytes) -> ParamsReceived | None:
+        """Take ``data`` if that is a whole request and nothing else is under way.
+
+        The short way of ``receive_data`` for a request without a body: the end of its
+        STDIN is in ``data``, too. None: nothing was taken; use ``receive_part``.
+        """
+        if self._requests or self._pending or self._left or self._skip or self.error:
+            return None
+        found = scan_whole(data)
+        if found is None:
+            return None
+        request_id, keep_conn, content = found
+        if len(content) > self.limits.max_params_bytes:
+            return None
+        try:
+            params = self._param_map(content)
+        except RemoteProtocolError:
+            return None  # to be found again where errors are dealt with
+        request = RequestState(request_id, _RESPONDER, keep_conn != 0)
+        request.state = _COMPLETE
+        self._requests[request_id] = request
+        return ParamsReceived(request, params, content)
+
+    def receive_part(self, data: bytes) -> list[Event]:
+        """Take bytes as ``receive_data`` does, without a look for the short way."""
         if self.error is not None:
             raise self.error
-        if not (self._requests or self._pending or self._left or self._skip):
-            quick = self._receive_whole(data)
-            if quick is not None:
-                return quick
         events: list[Event] = []
         try:
             self._receive(data, events)
@@ -160,6 +185,11 @@ class Connection:
         for request in cut:
             request.state = State.ENDED
         return cut
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request, and no part of a record, is under way."""
+        return not (self._requests or self._pending or self._left or self._skip)
 
     def data_to_send(self) -> bytes:
         """Return, once, the answers to management records that are due."""
@@ -219,6 +249,24 @@ class Connection:
             padding = 8 - len(piece) % 8
             parts.append(build_record(RecordType.STDERR, request_id, piece, padding))
         return b"".join(parts)
+
+    def short_response(
+        self, request: RequestState, data: bytes, app_status: int
+    ) -> bytes:
+        """Return all that is left of a response in one piece: STDOUT and its end.
+
+        The same as ``stdout`` and ``end_request`` for a request whose input has
+        ended, that has written nothing on STDERR, and has at most 65,535 bytes left.
+        """
+        request_id = self._check_open(request)
+        request.ended = True
+        if self._requests.get(request_id) is request:
+            del self._requests[request_id]
+        end = _build_end(request_id, app_status, _REQUEST_COMPLETE)
+        size = len(data)
+        if not size:
+            return end
+        return b"%b%b%b" % (build_header(_STDOUT, request_id, size), data, end)
 
     def _check_open(self, request: RequestState) -> int:
         if request.ended:
@@ -295,44 +343,6 @@ class Connection:
             self._pending = data[position:]
         if requests:
             self._check_unfinished_params()
-
-    def _receive_whole(self, data: bytes) -> list[Event] | None:
-        """Take a request without a body that came in one piece; None if it is not so.
-
-        The form that nginx, Apache and lighttpd send, which is most of what ever
-        comes: begin-request, one PARAMS record, and the ends of PARAMS and STDIN.
-        Whatever is not exactly that is left to the state machine.
-        """
-        ends = len(data) - _ENDS.size
-        if ends < _WHOLE.size:
-            return None
-        begin, request_id, size, pad, role, flags, then, same, length, padding = (
-            _WHOLE.unpack_from(data)
-        )
-        stop = _WHOLE.size + length
-        if (
-            begin != _BEGIN_TYPE
-            or then != _PARAMS_TYPE
-            or size != 8
-            or pad
-            or role != Role.RESPONDER
-            or same != request_id
-            or not length
-            or stop + padding != ends
-            or _ENDS.unpack_from(data, ends)
-            != (_PARAMS_TYPE, request_id, 0, _STDIN_TYPE, request_id, 0)
-            or length > self.limits.max_params_bytes
-        ):
-            return None
-        content = data[_WHOLE.size : stop]
-        try:
-            found = self._param_map(content)
-        except RemoteProtocolError:
-            return None  # to be found again where errors are dealt with
-        request = RequestState(request_id, role, bool(flags & KEEP_CONN))
-        request.state = State.COMPLETE
-        self._requests[request_id] = request
-        return [ParamsReceived(request, found, content), StdinEnded(request)]
 
     def _continue(self, data: bytes, events: list[Event]) -> int:
         """Go on with a record whose content came in pieces; return the position."""

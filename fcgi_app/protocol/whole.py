@@ -1,0 +1,56 @@
+"""The short way of a request that comes in one piece, which is most of what comes."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from ..codec.constants import KEEP_CONN, VERSION_1, RecordType, Role
+
+__all__ = ["scan_whole"]
+
+# A begin-request record and the header of a PARAMS record.
+_HEAD = Struct("!HHHBxHB5xHHHBx")
+# The headers of the records that end PARAMS and STDIN.
+_ENDS = Struct("!HHIHHI")
+_HEAD_LEN = _HEAD.size
+_ENDS_LEN = _ENDS.size
+_BEGIN = VERSION_1 << 8 | RecordType.BEGIN_REQUEST
+_PARAMS = VERSION_1 << 8 | RecordType.PARAMS
+_STDIN = VERSION_1 << 8 | RecordType.STDIN
+_RESPONDER = int(Role.RESPONDER)
+_KEEP = int(KEEP_CONN)
+_unpack_head = _HEAD.unpack_from
+_unpack_ends = _ENDS.unpack_from
+
+
+def scan_whole(data: bytes) -> tuple[int, int, bytes] | None:
+    """Find a responder's request without a body that is all of ``data``.
+
+    The form that nginx, Apache and lighttpd send: begin-request, one PARAMS record,
+    and the ends of PARAMS and STDIN. Whatever is not exactly that, right or wrong, is
+    left to the state machine.
+
+    Returns:
+        Request id, FCGI_KEEP_CONN or 0, and the content of PARAMS; None otherwise.
+    """
+    ends = len(data) - _ENDS_LEN
+    if ends < _HEAD_LEN:
+        return None
+    begin, request_id, size, pad, role, flags, then, same, length, padding = (
+        _unpack_head(data)
+    )
+    stop = _HEAD_LEN + length
+    if (
+        begin != _BEGIN
+        or then != _PARAMS
+        or size != 8
+        or pad
+        or role != _RESPONDER
+        or same != request_id
+        or not request_id
+        or not length
+        or stop + padding != ends
+        or _unpack_ends(data, ends) != (_PARAMS, request_id, 0, _STDIN, request_id, 0)
+    ):
+        return None
+    return request_id, flags & _KEEP, data[_HEAD_LEN:stop]
