@@ -26,6 +26,7 @@ from ._log import log_warning
 from .codec.constants import FCGI_MAX_CONNS, FCGI_MAX_REQS, FCGI_MPXS_CONNS
 from .request import Request
 from .settings import Settings
+from .sockets import accept_plain, kind_of
 from .transport import Transport
 
 __all__ = ["Acceptor"]
@@ -87,6 +88,7 @@ class Acceptor:
         self._admits = admits
         self._release = release or socket.socket.close
         self._listeners = listeners
+        self._kinds = {listener: kind_of(listener) for listener in listeners}
         self._selector = selectors.DefaultSelector()
         self._ready: deque[Request] = deque()
         self._connections: set[Transport] = set()
@@ -345,7 +347,7 @@ class Acceptor:
 
     def _accept(self, listener: socket.socket) -> None:
         try:
-            sock, peer = listener.accept()
+            sock, peer = accept_plain(listener, self._kinds[listener])
         except OSError as error:
             self._accept_failed(error)
             return

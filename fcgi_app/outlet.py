@@ -35,7 +35,7 @@ class Outlet:
 
     __slots__ = ("_lock", "_sending", "_sock", "lost", "queue")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.SocketType) -> None:
         self._sock = sock
         self.queue: list[Buffer] = []
         self._lock = RLock()  # of the thread that sends; its signal handlers pass
@@ -72,29 +72,39 @@ class Outlet:
         with self._lock:
             if self.lost:
                 raise BrokenPipeError(errno.EPIPE, "the connection is lost")
-            if self.queue or self._sending or len(buffers) != 1:
-                self.queue += buffers
-            elif self._send_one(buffers[0]):
-                return
+            self.queue += buffers
             if not self._sending:
                 self._send_all(wait)
 
-    def _send_one(self, data: Buffer) -> bool:
-        """Send ``data``, before which nothing waits; queue what does not go at once."""
-        self._sending = True
-        try:
-            sent = self._sock.send(data, _FLAGS)
-            if sent == len(data):
-                return True
-            self.queue.append(memoryview(data)[sent:])
-        except (BlockingIOError, InterruptedError):
-            self.queue.append(data)
-        except BaseException:
-            self._lose()
-            raise
-        finally:
-            self._sending = False
-        return False
+    def send_at_once(self, data: bytes) -> bool:
+        """Send ``data`` without waiting; queue what does not go, all if others wait.
+
+        Returns:
+            Whether everything has been sent.
+
+        Raises:
+            OSError: the socket says that it is over.
+        """
+        with self._lock:
+            if self.lost:
+                raise BrokenPipeError(errno.EPIPE, "the connection is lost")
+            if self._sending or self.queue:
+                self.queue.append(data)
+                return False
+            self._sending = True
+            try:
+                sent = self._sock.send(data, _FLAGS)
+                if sent == len(data):
+                    return True
+                self.queue.append(memoryview(data)[sent:])
+            except (BlockingIOError, InterruptedError):
+                self.queue.append(data)
+            except BaseException:
+                self._lose()
+                raise
+            finally:
+                self._sending = False
+            return False
 
     def _send_all(self, wait: Callable[[], None]) -> None:
         self._sending = True

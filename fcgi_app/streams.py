@@ -245,7 +245,9 @@ class StdoutStream(OutputStream):
 
     def _finish(self) -> bytes:
         """Close; return what remains, a 500 if there never was a whole head."""
-        rest = self._finish_silently()
+        rest = b"".join(self._parts)
+        self._parts = []
+        self.closed = True
         if self.head_sent:
             return b"" if self._discard else rest
         request = self._request

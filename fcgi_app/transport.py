@@ -110,7 +110,7 @@ class Transport:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.SocketType,
         peer: Any,
         settings: Settings,
         values: Mapping[bytes, bytes],
@@ -164,13 +164,6 @@ class Transport:
             len(requests) == 1
             and requests[0].state.state is _COMPLETE
             and not (self.eof or self.deaf or self.owed or self._outlet.queue)
-        )
-
-    @property
-    def resting(self) -> bool:
-        """Whether nothing is owed on it, either way, and it may stay."""
-        return self.keep and not (
-            self.requests or self.owed or self.lingering or self._outlet.queue
         )
 
     @property
@@ -448,6 +441,7 @@ class Transport:
             and request._stderr is None
             and not request.unwanted
             and len(stdout) <= MAX_CONTENT_LENGTH
+            and not (self.closed or self._outlet.queue)
         ):
             self._end_shortly(request, stdout)
             return
@@ -479,15 +473,24 @@ class Transport:
         connection = self._connection
         state = request.state
         data = connection.short_response(state, stdout, request.app_status)
+        requests = self.requests
         try:
-            self._send([data])
+            if not self._outlet.send_at_once(data):
+                self._send([])
         except OSError as error:
             log_info("%s: its end could not be sent: %s", request, error)
-        self.requests.remove(request)
-        if not (state.keep_conn and connection.idle and self.resting):
-            self._after_end(state)
-        else:
+            self._note_loss()
+        requests.remove(request)
+        # With nothing owed on it, either way, the connection just waits.
+        if (
+            state.keep_conn
+            and self.keep
+            and not (requests or self.owed or self.lingering or self._outlet.queue)
+            and connection.idle
+        ):
             self._owner.rest(self)
+        else:
+            self._after_end(state)
 
     def _on_discarded(self, event: InputDiscarded) -> None:
         if event.request in self.owed:
@@ -539,8 +542,11 @@ class Transport:
             if last:
                 self.sock.shutdown(socket.SHUT_WR)  # this lets a corked segment go
         finally:
-            if self._outlet.lost:
-                self._gone()
+            self._note_loss()
+
+    def _note_loss(self) -> None:
+        if self._outlet.lost:
+            self._gone()
 
     def _cork(self) -> None:
         if self.sock.family != socket.AF_UNIX and hasattr(socket, "TCP_CORK"):

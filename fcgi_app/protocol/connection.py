@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from struct import Struct
 from typing import Any, NoReturn
 
 from ..codec.constants import (
@@ -63,6 +62,7 @@ STDERR_CHUNK = 8192
 """Content bytes of a STDERR record: HAProxy's buffer has 16 KiB, httpd cuts at 8."""
 _DEFAULT_LIMITS = Limits()
 _unpack_header = HEADER.unpack_from
+_pack_header = HEADER.pack
 _STDOUT = int(RecordType.STDOUT)
 _REQUEST_COMPLETE = int(ProtocolStatus.REQUEST_COMPLETE)
 # Looking a member up in its class is slow before Python 3.12.
@@ -152,12 +152,13 @@ class Connection:
         if found is None:
             return None
         request_id, keep_conn, content = found
-        if len(content) > self.limits.max_params_bytes:
-            return None
+        limits = self.limits
         try:
-            params = self._param_map(content)
+            params = parse_param_map(content)
         except RemoteProtocolError:
             return None  # to be found again where errors are dealt with
+        if len(content) > limits.max_params_bytes or len(params) > limits.max_params:
+            return None
         request = RequestState(request_id, _RESPONDER, keep_conn != 0)
         request.state = _COMPLETE
         self._requests[request_id] = request
@@ -258,7 +259,9 @@ class Connection:
         The same as ``stdout`` and ``end_request`` for a request whose input has
         ended, that has written nothing on STDERR, and has at most 65,535 bytes left.
         """
-        request_id = self._check_open(request)
+        if request.ended:
+            self._check_open(request)
+        request_id = request.request_id
         request.ended = True
         if self._requests.get(request_id) is request:
             del self._requests[request_id]
@@ -266,7 +269,7 @@ class Connection:
         size = len(data)
         if not size:
             return end
-        return b"%b%b%b" % (build_header(_STDOUT, request_id, size), data, end)
+        return _pack_header(VERSION_1, _STDOUT, request_id, size, 0) + data + end
 
     def _check_open(self, request: RequestState) -> int:
         if request.ended:
