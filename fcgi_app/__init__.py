@@ -7,7 +7,7 @@
 
     while accept():
         print("Content-Type: text/plain", end="\\r\\n\\r\\n")
-        print("Hello", os.environ["REMOTE_ADDR"])
+        print("Hello", os.environ.get("REMOTE_ADDR", "world"))
 
 The script is a FastCGI application when a web server or a launcher starts it with a
 listening socket on descriptor 0, a CGI program otherwise, and serves on a socket of
@@ -16,6 +16,8 @@ its own after ``listen(address)``.
 Not supported: Windows, HTTP itself (``fcgi-app dev`` is for development), TLS, form
 parsing (use ``multipart``).
 """
+
+from typing import TYPE_CHECKING
 
 from ._version import __version__
 from .errors import (
@@ -57,6 +59,7 @@ __all__ = [
     "RemoteProtocolError",
     "Request",
     "RequestAborted",
+    "Server",
     "WorkerError",
     "__version__",
     "accept",
@@ -72,3 +75,15 @@ __all__ = [
     "set_exit_status",
     "start_filter_data",
 ]
+
+if TYPE_CHECKING:
+    from .server import Server
+
+
+def __getattr__(name: str) -> object:
+    """Load ``Server`` when it is asked for: a CGI program has no use for threads."""
+    if name == "Server":
+        from .server import Server
+
+        return Server
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -62,6 +62,7 @@ _END_DELAY = 0.2
 _LONGEST_WAIT = 1_000_000.0  # seconds; epoll and poll(2) take 24 days at most
 
 _Place = dict[Transport, float]
+_Select = Callable[[float | None], list[tuple[selectors.SelectorKey, int]]]
 
 
 class Acceptor:
@@ -77,6 +78,10 @@ class Acceptor:
         stopping: ``stop`` has been asked.
     """
 
+    _transport: type[Transport] = Transport
+    _multiplexes = False
+    """Whether several requests of a connection are served at the same time."""
+
     def __init__(
         self,
         listeners: list[socket.socket],
@@ -90,6 +95,7 @@ class Acceptor:
         self._listeners = listeners
         self._kinds = {listener: kind_of(listener) for listener in listeners}
         self._selector = selectors.DefaultSelector()
+        self._select: _Select = self._selector.select
         self._ready: deque[Request] = deque()
         self._connections: set[Transport] = set()
         self._most_connections = min(settings.max_connections, _room())
@@ -115,7 +121,7 @@ class Acceptor:
         self._nearest = inf  # deadline that the last wait knew of
         self._paused_until = 0.0
         self._pause = _FIRST_PAUSE
-        self._values = _values(settings)
+        self._values = _values(settings, self._multiplexes)
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
@@ -235,6 +241,9 @@ class Acceptor:
         self._ready.append(request)
         return True
 
+    def aborted(self, request: Request) -> None:
+        """Nobody waits: the one thread that could is the one that has noticed."""
+
     def transport_closed(self, transport: Transport) -> None:
         """Forget a connection that is about to close its socket."""
         self._connections.discard(transport)
@@ -251,9 +260,9 @@ class Acceptor:
         wait = None  # the usual case: nothing to be in time for
         if self._nearest != inf or until is not None or self._paused_until:
             wait = self._time_to_wait(until)
-        for key, events in self._selector.select(wait):
+        for key, events in self._select(wait):
             owner = key.data
-            if type(owner) is Transport:
+            if isinstance(owner, Transport):
                 if events & EVENT_WRITE:
                     owner.send_replies()
                 if events & EVENT_READ:
@@ -364,7 +373,7 @@ class Acceptor:
         if sock.family != socket.AF_UNIX:
             with suppress(OSError):  # what is not TCP has no such option
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport = Transport(sock, peer, self._settings, self._values, self)
+        transport = self._transport(sock, peer, self._settings, self._values, self)
         self._connections.add(transport)
         # The request is nearly always there already: one look saves a registration.
         transport.receive()
@@ -450,8 +459,8 @@ class Acceptor:
         """Read, without waiting, whatever the connections have for us."""
         if self._wake_in < 0:
             return
-        for key, _ in self._selector.select(0):
-            if type(key.data) is Transport:
+        for key, _ in self._select(0):
+            if isinstance(key.data, Transport):
                 key.data.receive()
                 self.settle(key.data)
 
@@ -489,6 +498,7 @@ class Acceptor:
         self._connections = {but} if but is not None else set()
         self._selector.close()
         self._selector = selectors.DefaultSelector()
+        self._select = self._selector.select
         if but is not None:
             but.watched = 0
             but.place = None
@@ -507,14 +517,14 @@ def _deadline(wait: float) -> float:
     return monotonic() + wait if wait else inf
 
 
-def _values(settings: Settings) -> Mapping[bytes, bytes]:
-    """Return the true answers to GET_VALUES (§4.1) of a one-at-a-time process.
+def _values(settings: Settings, multiplexes: bool) -> Mapping[bytes, bytes]:
+    """Return the true answers to GET_VALUES (§4.1).
 
-    FCGI_MPXS_CONNS is 0 because requests wait for each other; they are queued, not
+    FCGI_MPXS_CONNS is 0 where requests wait for each other; they are queued, not
     refused, when a web server interleaves them all the same (HAProxy does).
     """
     return {
         FCGI_MAX_CONNS: str(settings.max_connections).encode(),
         FCGI_MAX_REQS: str(settings.max_queued).encode(),
-        FCGI_MPXS_CONNS: b"0",
+        FCGI_MPXS_CONNS: b"1" if multiplexes else b"0",
     }

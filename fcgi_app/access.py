@@ -9,12 +9,14 @@ never looked up.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
 
 from .errors import ConfigError
 
-__all__ = ["WEB_SERVER_ADDRS", "WebServerAddrs"]
+__all__ = ["WEB_SERVER_ADDRS", "WebServerAddrs", "admission"]
 
 WEB_SERVER_ADDRS = "FCGI_WEB_SERVER_ADDRS"
 """Name of the environment variable; errors name it."""
@@ -152,3 +154,15 @@ def _scope_index(zone: str) -> int | None:
         return socket.if_nametoindex(zone)
     except (OSError, ValueError):
         return None
+
+
+def admission(environ: Mapping[str, str]) -> Callable[[int, Any], bool] | None:
+    """Return who may connect by FCGI_WEB_SERVER_ADDRS; None: everybody.
+
+    Raises:
+        ConfigError: an address of the list is malformed.
+    """
+    if not environ.get("FCGI_WEB_SERVER_ADDRS"):
+        return None
+    addresses = WebServerAddrs.parse(environ["FCGI_WEB_SERVER_ADDRS"])
+    return addresses.allows if addresses is not None else None

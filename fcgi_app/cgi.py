@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from time import monotonic
 
 from ._log import log_warning
+from .abortwatch import AbortWatch
 from .body import InputBuffer
 from .codec.constants import Role
 from .codec.records import Buffer
@@ -18,6 +19,8 @@ from .settings import Settings
 __all__ = ["CgiChannel", "CgiEnviron", "cgi_request"]
 
 _READ_SIZE = 65536
+_LONGEST_WAIT = 1_000_000.0
+"""Seconds: poll(2) takes 24 days at most."""
 
 
 class CgiChannel:
@@ -89,6 +92,18 @@ class CgiChannel:
 
     def refuse(self, request: Request) -> None:
         """Never called: a CGI request does not wait."""
+
+    def wait_aborted(self, request: Request, timeout: float | None) -> None:
+        """Wait until nobody reads descriptor 1 any more, where that can be seen."""
+        poller = select.poll()
+        poller.register(self.stdout, 0)
+        wait = None if timeout is None else min(timeout, _LONGEST_WAIT) * 1000
+        if poller.poll(wait):
+            request.abort()
+
+    def watch(self, request: Request, callback: Callable[[], object]) -> AbortWatch:
+        """Have ``callback`` called once nobody reads descriptor 1 any more."""
+        return AbortWatch(self.stdout, 0, callback)
 
     def hand_over(self, request: Request) -> None:
         """Nothing to do: the other process has the same descriptors."""

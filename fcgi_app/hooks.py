@@ -14,11 +14,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._log import log_exception
+from .calling import exit_status_of
 
 if TYPE_CHECKING:
     from .loop import Loop
 
-__all__ = ["ProcessHooks", "exit_status_of"]
+__all__ = ["ProcessHooks"]
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -169,13 +170,6 @@ class ProcessHooks:
         if self._mask is not None:
             mask, self._mask = self._mask, None
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def exit_status_of(code: object) -> int:
-    """Return the exit status that ``SystemExit(code)`` gives a process."""
-    if code is None:
-        return 0
-    return code if isinstance(code, int) else 1
 
 
 def _exit_with(status: int) -> NoReturn:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from stat import S_ISSOCK
 from typing import TYPE_CHECKING, Any
 
-from ._log import log_exception, log_info, log_warning
-from .errors import CallSequenceError, RequestAborted
-from .hooks import ProcessHooks, exit_status_of
+from ._log import log_exception, log_warning
+from .errors import CallSequenceError, ConfigError
+from .hooks import ProcessHooks
 from .inherited import forces_cgi, inherited_listener, plug_standard_descriptors
 from .request import Request
 from .settings import Settings
@@ -47,6 +47,7 @@ class Loop:
         self._over = False
         self._acceptor: Acceptor | None = None
         self._swap: EnvironSwap | CgiEnviron | None = None
+        self._threaded = False
         self._stop_asked = False
         self._texts: tuple[TextIn, TextOut, TextOut] | None = None
         self._originals: tuple[Any, Any, Any] = (None, None, None)
@@ -108,12 +109,20 @@ class Loop:
 
         assert self._settings is not None
         admits = None
-        if os.environ.get("FCGI_WEB_SERVER_ADDRS"):
-            from .access import WebServerAddrs
+        if os.environ.get("FCGI_WEB_SERVER_ADDRS"):  # else the module is not loaded
+            from .access import admission
 
-            addresses = WebServerAddrs.parse(os.environ["FCGI_WEB_SERVER_ADDRS"])
-            admits = addresses.allows if addresses is not None else None
+            admits = admission(os.environ)
         release = self._release_own if self._listeners else None
+        if self._threaded:
+            from .threaded import ThreadedAcceptor
+
+            if self._settings.descriptors:
+                raise ConfigError("descriptors", True, "not possible with threads")
+            self._acceptor = ThreadedAcceptor(
+                listeners, self._settings, admits, release
+            )
+            return
         self._acceptor = Acceptor(listeners, self._settings, admits, release)
         from .environ import EnvironSwap
 
@@ -269,36 +278,45 @@ class Loop:
         self, handler: Callable[[Request], object], descriptors: bool | None
     ) -> None:
         """Call ``handler`` for each request, in a fresh context, until told to stop."""
-        from contextvars import copy_context
+        from .calling import call
 
         while self.accept(None, descriptors):
             request = self.current
             assert request is not None
-            request.strict = True
             try:
-                copy_context().run(handler, request)
-            except RequestAborted as reason:
-                log_info("%s: %s", request, reason)
-            except SystemExit as leaving:
-                request.app_status = exit_status_of(leaving.code)
-                self._hooks.leaving = None
-                if isinstance(leaving.code, str):
-                    request.tell(leaving.code + "\n")
-            except Exception as error:  # noqa: BLE001 - the others feel nothing of it
-                self._failed(request, error)
-            except BaseException as error:
-                self._failed(request, error)
+                call(handler, request)
+            except BaseException:
                 self.finish()
                 raise
+            self._hooks.leaving = None
             self.finish()
 
-    def _failed(self, request: Request, error: BaseException) -> None:
-        """Tell the request's log of an exception, and answer 500 if it still can be."""
-        from traceback import format_exception
+    def run_threads(self, handler: Callable[[Request], object], threads: int) -> None:
+        """Serve requests side by side, each in one of so many threads.
 
-        request.strict = False
-        request.fail()
-        request.tell("".join(format_exception(error)))
+        In CGI there is only one request.
+        """
+        if self._started:
+            raise CallSequenceError(
+                "run with threads: accept has been called already, or is_cgi"
+            )
+        self._threaded = True
+        self.start()
+        if self._cgi:
+            self.run(handler, None)
+            return
+        from .following import install, remove
+        from .server import serve_threads
+        from .threaded import ThreadedAcceptor
+
+        assert isinstance(self._acceptor, ThreadedAcceptor)
+        self.remove_streams()
+        install()
+        try:
+            serve_threads(self._acceptor, handler, threads)
+        finally:
+            remove()
+            self._end()
 
     def _end(self) -> None:
         """No request will come any more: put everything back."""
@@ -360,6 +378,10 @@ class Loop:
     def at_exit(self, app_status: int | None) -> None:
         """End what is current and close every connection well: the process ends."""
         acceptor = self._acceptor
+        if self._threaded:
+            if acceptor is not None:
+                acceptor.shut_down()
+            return
         if acceptor is not None:
             acceptor.retire()
         if self.current is not None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from os import fsdecode, getpid, register_at_fork
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
-from ._log import log_warning
+from ._log import log_exception, log_warning
 from .body import NO_INPUT, InputBuffer
 from .codec.constants import Role
 from .codec.params import parse_params
@@ -23,11 +24,14 @@ from .streams import BodyReader, StderrStream, StdoutStream
 if TYPE_CHECKING:
     from .codec.records import Buffer
     from .pool import Pool
+    from .roles import Headers
     from .settings import Settings
 
-__all__ = ["Channel", "Host", "Request"]
+__all__ = ["Channel", "Host", "Request", "serving"]
 
 _T = TypeVar("_T")
+serving: ContextVar[Request | None] = ContextVar("fcgi_app request", default=None)
+"""The request that a handler is being called for, in the context of that call."""
 _ROLE_NAMES = {int(role): role.name.encode() for role in Role}
 
 
@@ -59,6 +63,14 @@ class Channel(Protocol):
 
     def refuse(self, request: Request) -> None:
         """Answer 503 to a request that no application has seen."""
+
+    def wait_aborted(self, request: Request, timeout: float | None) -> None:
+        """Wait until the request is aborted, ``timeout`` seconds at most."""
+
+    def watch(
+        self, request: Request, callback: Callable[[], object]
+    ) -> AbstractContextManager[object]:
+        """Have ``callback`` called once it is aborted; leaving the result ends that."""
 
     def hand_over(self, request: Request) -> None:
         """Give the request up: another process answers it (``detach``)."""
@@ -349,6 +361,46 @@ class Request:
             self._channel.fill(self, wait=False)
         return self._aborted
 
+    def wait_aborted(self, timeout: float | None = None) -> bool:
+        """Wait until the web server has aborted the request, or its connection went.
+
+        Args:
+            timeout: seconds to wait at most; None: for ever.
+
+        Returns:
+            Whether it is aborted.
+        """
+        if not (self._aborted or self._finished or self._settings.descriptors):
+            self._channel.wait_aborted(self, timeout)
+        return self._aborted
+
+    def on_abort(self, callback: Callable[[], object]) -> None:
+        """Call ``callback()`` once if the request is aborted before it has ended.
+
+        It is called while the application computes, in another thread: it may set an
+        event, cancel a query, or kill a child; it must not use the request's streams.
+        Called at once if the request is aborted already. What it raises is logged.
+        """
+        if self._aborted:
+            self._run_callback(callback)
+        elif not self._finished:
+            self.enter_context(
+                self._channel.watch(self, lambda: self._run_callback(callback))
+            )
+
+    def _run_callback(self, callback: Callable[[], object]) -> None:
+        try:
+            callback()
+        except Exception:  # noqa: BLE001 - a thread of ours must go on
+            log_exception("%s: the abort callback %r failed", self, callback)
+
+    def abort(self) -> None:
+        """Note that the web server does not want it any more, or is lost to it."""
+        self._aborted = True
+        self._body.cut_off()
+        if self.role == Role.FILTER:
+            self._filter_input().cut_off()
+
     @property
     def incomplete(self) -> bool:
         """Whether the body ended before its end or short of CONTENT_LENGTH.
@@ -392,6 +444,26 @@ class Request:
         if self._data is None:
             self._data = InputBuffer()
         return self._data
+
+    # What an authorizer answers
+
+    def allow(self, variables: Mapping[str, str] | None = None) -> None:
+        """Let the request pass (``roles.allow``, which tells arguments and errors)."""
+        from .roles import allow
+
+        allow(self, variables)
+
+    def deny(self, status: int = 401, headers: Headers = (), text: str = "") -> None:
+        """Refuse the request (``roles.deny``, which tells arguments and errors)."""
+        from .roles import deny
+
+        deny(self, status, headers, text)
+
+    def challenge(self, scheme: str, realm: str, **parameters: str) -> None:
+        """Refuse it and ask for credentials (``roles.challenge``)."""
+        from .roles import challenge
+
+        challenge(self, scheme, realm, **parameters)
 
     # Its end
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from operator import index
 from typing import TYPE_CHECKING, Any
 
+from .errors import CallSequenceError, ConfigError
 from .loop import process_loop
-from .request import Request
+from .request import Request, serving
 
 if TYPE_CHECKING:
     import socket
@@ -55,7 +56,9 @@ def finish() -> None:
     Afterwards the streams and the environment are the process's own. Does nothing
     where there is no current request.
     """
-    process_loop.finish()
+    request = current_request()
+    if request is not None:
+        request.finish()
 
 
 def requests(*, descriptors: bool | None = None) -> Iterator[Request]:
@@ -66,7 +69,10 @@ def requests(*, descriptors: bool | None = None) -> Iterator[Request]:
 
 
 def run(
-    handler: Callable[[Request], object], *, descriptors: bool | None = None
+    handler: Callable[[Request], object],
+    *,
+    descriptors: bool | None = None,
+    threads: int | None = None,
 ) -> None:
     """Call ``handler(request)`` for each request until there are no more.
 
@@ -75,8 +81,24 @@ def run(
     ``contextvars`` context. Reading or writing after an abort raises
     ``RequestAborted`` inside the handler. ``sys.exit(n)`` ends the request with
     app_status ``n``, not the process. The handler's result is ignored.
+
+    With ``threads``, so many requests are served side by side, those of one
+    connection, too. ``current_request()``, ``sys.stdin``, ``sys.stdout`` and
+    ``sys.stderr`` are each call's own then; ``os.environ`` is the process's: use
+    ``request.params``. A thread that serves no request prints into the log.
+
+    Raises:
+        ConfigError: ``threads`` is less than 1, or given with ``descriptors``.
+        CallSequenceError: ``threads`` is given after the first accept.
     """
-    process_loop.run(handler, descriptors)
+    if threads is None:
+        process_loop.run(handler, descriptors)
+        return
+    if threads < 1:
+        raise ConfigError("threads", threads, "must be a number from 1 on")
+    if descriptors:
+        raise ConfigError("descriptors", True, "not possible with threads")
+    process_loop.run_threads(handler, threads)
 
 
 def is_cgi() -> bool:
@@ -98,7 +120,12 @@ def set_exit_status(status: int) -> None:
     Raises:
         TypeError: ``status`` is no integer.
     """
-    process_loop.set_exit_status(index(status))
+    number = index(status)
+    request = current_request()
+    if request is not None and request is not process_loop.current:
+        request.app_status = number
+    else:
+        process_loop.set_exit_status(number)
 
 
 def start_filter_data() -> None:
@@ -108,7 +135,10 @@ def start_filter_data() -> None:
         CallSequenceError: no request is current, it is no filter, DATA has been
             started, or STDIN has not been read to its end. Nothing is lost then.
     """
-    process_loop.start_filter_data()
+    request = current_request()
+    if request is None:
+        raise CallSequenceError("start_filter_data: no request is current")
+    request.start_filter_data()
 
 
 def last_call() -> None:
@@ -121,8 +151,11 @@ def last_call() -> None:
 
 
 def current_request() -> Request | None:
-    """Return the current request, None outside of one."""
-    return process_loop.current
+    """Return the current request, None outside of one.
+
+    With threads, the one of the handler that calls, by a ``contextvars`` variable.
+    """
+    return process_loop.current or serving.get()
 
 
 def listen(

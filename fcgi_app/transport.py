@@ -12,12 +12,13 @@ import io
 import select
 import socket
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
 from ._log import log_info, log_warning
+from .abortwatch import AbortWatch
 from .body import NO_INPUT, InputBuffer
 from .codec.constants import MAX_CONTENT_LENGTH, ProtocolStatus, Role
 from .codec.records import END_REQUEST_LEN, Buffer
@@ -65,6 +66,9 @@ class Owner(Protocol):
 
     def rest(self, transport: Transport) -> None:
         """Keep a connection on which nothing is owed: ``settle`` in that case."""
+
+    def aborted(self, request: Request) -> None:
+        """Tell who waits for the end of ``request`` that it is unwanted, or lost."""
 
     def transport_closed(self, transport: Transport) -> None:
         """Forget a connection; its socket is still open during the call."""
@@ -122,7 +126,7 @@ class Transport:
         self._settings = settings
         self._connection = Connection(settings.limits, values)
         self._owner = owner
-        self._outlet = Outlet(sock)
+        self._outlet = self._make_outlet(sock)
         self.requests: list[Request] = []
         self.owed: dict[RequestState, bytes] = {}
         self.closed = False
@@ -135,6 +139,12 @@ class Transport:
         self.seen_bytes = False
         self.until = inf
         self.place: dict[Transport, float] | None = None
+
+    def _make_outlet(self, sock: socket.SocketType) -> Outlet:
+        return Outlet(sock)
+
+    def _make_input(self) -> InputBuffer:
+        return InputBuffer()
 
     # What the acceptor asks
 
@@ -249,12 +259,9 @@ class Transport:
                     self.requests.remove(request)
         self._next_step()
 
-    @staticmethod
-    def _abort(request: Request) -> None:
-        request._aborted = True
-        request._body.cut_off()
-        if request.role == Role.FILTER:
-            request._filter_input().cut_off()
+    def _abort(self, request: Request) -> None:
+        request.abort()
+        self._owner.aborted(request)
 
     def send_replies(self) -> None:
         """Send on what the socket would not take before."""
@@ -266,8 +273,15 @@ class Transport:
     def _on_params(self, event: ParamsReceived) -> None:
         state = event.request
         request = Request(
-            self, self._settings, state.role, state.request_id, event.params
+            self,
+            self._settings,
+            state.role,
+            state.request_id,
+            event.params,
+            self._make_input(),
         )
+        if state.role == Role.FILTER:
+            request._data = self._make_input()
         request.params_content = event.content
         request.state = state
         self.requests.append(request)
@@ -400,6 +414,24 @@ class Transport:
         if ready & select.POLLOUT:
             self._outlet.push()
         return self.receive() if ready & ~select.POLLOUT else True
+
+    def wait_aborted(self, request: Request, timeout: float | None) -> None:
+        """Receive until the request is aborted or ``timeout`` seconds have passed."""
+        until = inf if timeout is None else monotonic() + timeout
+        while not (request._aborted or self.eof or self.deaf or self.closed):
+            left = until - monotonic()
+            if left <= 0 or not poll_socket(
+                self.fd, select.POLLIN, 0.0 if left == inf else left
+            ):
+                self.receive()
+                return
+            self.receive()
+
+    def watch(
+        self, request: Request, callback: Callable[[], object]
+    ) -> AbstractContextManager[object]:
+        """Have ``callback`` called, in a thread of its own, once it is aborted."""
+        return AbortWatch(self.sock, request.request_id, callback)
 
     def _wanted(self) -> int:
         """Return what to wait for while a request wants input."""

@@ -8,7 +8,8 @@ import os
 import socket
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fcgi_app.request import Request
 from fcgi_app.response import build_error
 from fcgi_app.settings import Settings
 
+from .servers import wait_until
 from .webserver import (
     Answer,
     App,
@@ -82,6 +84,15 @@ class FakeChannel:
 
     def hand_over(self, request: Request) -> None:
         self.log.append(("hand over", b""))
+
+    def wait_aborted(self, request: Request, timeout: float | None) -> None:
+        self.log.append(("wait", str(timeout).encode()))
+
+    def watch(
+        self, request: Request, callback: Callable[[], object]
+    ) -> AbstractContextManager[object]:
+        self.log.append(("watch", b""))
+        return nullcontext()
 
     def fileno(self, request: Request, descriptor: int) -> int:
         raise io.UnsupportedOperation("none")
@@ -662,6 +673,7 @@ from fcgi_app import *
 real = fcgi_app.transport.poll_socket
 def poll_socket(fd, events, timeout=0.0):
     if events & select.POLLOUT:
+        os.write(2, b"has to wait\\n")
         signal.raise_signal(signal.SIGALRM)
     return real(fd, events, timeout)
 fcgi_app.transport.poll_socket = poll_socket
@@ -678,10 +690,11 @@ class TestSignalHandlers:
             yield running
 
     def ask(self, app: App, text: str) -> Answer:
-        """Ask, and read in small bites only."""
+        """Ask, and read in small bites only, from when writing has to wait."""
         received = bytearray()
         with app.connect() as wire:
             wire.send(whole_request(pairs=code(text)))
+            wait_until(lambda: "has to wait" in app.log, "a write that has to wait")
             while more := wire.sock.recv(50_000):
                 received += more
         records, rest = parse_records(bytes(received))

@@ -1,0 +1,189 @@
+"""Requests side by side: ``Server``, and the threads that ``run`` serves with."""
+
+from __future__ import annotations
+
+import os
+import socket
+from threading import Thread
+from types import TracebackType
+from typing import Any
+
+from ._log import log_exception
+from .access import admission
+from .calling import Handler, call
+from .errors import CallSequenceError, ConfigError
+from .following import install, remove
+from .inherited import inherited_listener
+from .settings import Settings
+from .sockets import bound_address, open_socket, remove_socket_file
+from .threaded import ThreadedAcceptor
+
+__all__ = ["Server", "serve_threads"]
+
+
+def serve_threads(acceptor: ThreadedAcceptor, handler: Handler, threads: int) -> None:
+    """Call ``handler`` for the requests of ``acceptor``, in so many threads.
+
+    Returns when the acceptor has been stopped and all is served.
+    """
+    workers = _start_threads(acceptor, handler, threads)
+    for worker in workers:
+        worker.join()
+
+
+def _start_threads(
+    acceptor: ThreadedAcceptor, handler: Handler, threads: int
+) -> list[Thread]:
+    workers: list[Thread] = []
+    try:
+        for number in range(threads):
+            worker = Thread(
+                target=_work,
+                args=(acceptor, handler),
+                name=f"fcgi_app {number}",
+                daemon=True,
+            )
+            worker.start()
+            workers.append(worker)
+    except RuntimeError:
+        acceptor.stop()
+        raise
+    return workers
+
+
+def _work(acceptor: ThreadedAcceptor, handler: Handler) -> None:
+    """Serve one request after the other; whatever happens in one, the next comes."""
+    while (request := acceptor.next_request()) is not None:
+        try:
+            call(handler, request)
+        except BaseException:  # noqa: BLE001 - it has been logged with the request
+            pass
+        try:
+            request.finish()
+        except Exception:  # noqa: BLE001 - of a callback; the thread goes on
+            log_exception("%s: its end failed", request)
+
+
+class Server:
+    """A FastCGI server inside a Python program: its own socket, many threads.
+
+    ::
+
+        def hello(request):
+            request.stdout.write(b"Content-Type: text/plain\\r\\n\\r\\nHello\\n")
+
+        with fcgi_app.Server("127.0.0.1:9000", hello, threads=8) as server:
+            server.wait()
+
+    Within ``handler``, ``current_request()``, ``sys.stdin``, ``sys.stdout`` and
+    ``sys.stderr`` are those of its request; ``os.environ`` is the process's: use
+    ``request.params``. Exceptions are dealt with as ``run`` does it. The process's
+    signals are its own: call ``stop`` from a handler of yours.
+
+    Args:
+        address: where to listen: a form that ``open_socket`` takes, or a listening
+            socket, which the server owns from then on; None: descriptor 0.
+        handler: called with each ``Request``, in one of the threads.
+        threads: requests that are served at the same time.
+        backlog: connections that may wait to be accepted.
+        mode: permission bits of a socket file; None: as the umask says.
+        settings: see ``Settings``; they win over the ``FCGI_APP_*`` variables.
+
+    Raises:
+        ConfigError: the address or a setting is invalid, or there is no socket.
+        OSError: the address cannot be had.
+    """
+
+    def __init__(
+        self,
+        address: str | socket.socket | None,
+        handler: Handler,
+        *,
+        threads: int = 8,
+        backlog: int = 1024,
+        mode: int | None = None,
+        **settings: Any,
+    ) -> None:
+        if threads < 1:
+            raise ConfigError("threads", threads, "must be a number from 1 on")
+        chosen = Settings.from_environ(os.environ).changed(**settings)
+        if chosen.descriptors:
+            raise ConfigError("descriptors", True, "not possible with threads")
+        admits = admission(os.environ)
+        self._handler = handler
+        self._threads = threads
+        self._workers: list[Thread] = []
+        self._pid = os.getpid()
+        release = None
+        if isinstance(address, socket.socket):
+            listener = address
+        elif address is not None:
+            listener = open_socket(address, backlog=backlog, mode=mode)
+            release = self._release
+        else:
+            inherited = inherited_listener()
+            if inherited is None:
+                raise ConfigError("address", None, "descriptor 0 is no socket")
+            listener = inherited
+        self.socket = listener
+        """The listening socket."""
+        self._acceptor = ThreadedAcceptor([listener], chosen, admits, release)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the port that the system has chosen."""
+        return bound_address(self.socket)
+
+    def start(self) -> None:
+        """Start the threads; returns at once.
+
+        Raises:
+            CallSequenceError: it has been started before.
+            RuntimeError: there can be no more threads.
+        """
+        if self._workers:
+            raise CallSequenceError("start: the server has been started before")
+        install()
+        self._workers = _start_threads(self._acceptor, self._handler, self._threads)
+
+    def wait(self) -> None:
+        """Wait until the server has been stopped and all is served."""
+        for worker in self._workers:
+            worker.join()
+
+    def serve_forever(self) -> None:
+        """Start, and wait until ``stop`` is called."""
+        with self:
+            self.wait()
+
+    def stop(self) -> None:
+        """Take no new connection; let what has been asked be served. Signal-safe."""
+        self._acceptor.stop()
+
+    def close(self) -> None:
+        """Stop, wait until all is served, and close; idempotent."""
+        started, self._workers = self._workers, []
+        self._acceptor.stop()
+        for worker in started:
+            worker.join()
+        self._acceptor.shut_down()
+        if started:
+            remove()
+
+    def _release(self, listener: socket.socket) -> None:
+        if self._pid == os.getpid():
+            remove_socket_file(listener)
+        listener.close()
+
+    def __enter__(self) -> Server:
+        if not self._workers:
+            self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

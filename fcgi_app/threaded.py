@@ -1,0 +1,255 @@
+"""Many connections in, ready requests out to many threads.
+
+The same as ``acceptor`` with one more thread, which does nothing but read, send on,
+and watch the deadlines; so what happens on a connection is noticed while the threads
+that serve requests compute.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from math import inf
+from threading import Condition, RLock, Thread, current_thread
+from time import monotonic
+from typing import Any
+from weakref import WeakSet
+
+from ._log import log_exception
+from .acceptor import Acceptor, Admission
+from .request import Request
+from .settings import Settings
+from .shared import SharedTransport
+from .transport import Transport
+
+__all__ = ["ThreadedAcceptor"]
+
+
+class ThreadedAcceptor(Acceptor):
+    """See the module's docstring. ``next_request`` may be called by many threads.
+
+    Its own thread starts with the first of these calls. Args are ``Acceptor``'s.
+
+    Attributes:
+        lock: guards all connections; nobody waits for anything while holding it.
+        changed: of ``lock``; notified when a thread that waits may go on.
+        alone: there is no thread that reads and writes: this is a forked child.
+    """
+
+    _transport = SharedTransport
+    _multiplexes = True
+
+    def __init__(
+        self,
+        listeners: list[socket.socket],
+        settings: Settings,
+        admits: Admission | None = None,
+        release: Callable[[socket.socket], object] | None = None,
+    ) -> None:
+        self.lock = RLock()
+        self.changed = Condition(self.lock)
+        self.alone = False
+        self._work = Condition(self.lock)  # notified when a request is ready
+        self._thread: Thread | None = None
+        self._over = False
+        self._refusing = False  # nobody takes requests any more
+        self._planned = inf  # the deadline that the thread is waiting for
+        self._watches: dict[Request, list[Callable[[], object]]] = {}
+        super().__init__(listeners, settings, admits, release)
+        self._select = self._select_unlocked
+        self._modifies_waiting = not isinstance(self._selector, _SEEN_AT_ONCE)
+        _living.add(self)
+
+    # For the threads that serve
+
+    def next_request(self, timeout: float | None = None) -> Request | None:
+        """Wait for the next request; None when ``stop`` was asked and all is done.
+
+        Raises:
+            TimeoutError: ``timeout`` seconds have passed without one.
+            RuntimeError: the acceptor's thread cannot be started.
+        """
+        until = inf if timeout is None else monotonic() + timeout
+        with self.lock:
+            self._start()
+            while True:
+                while self._ready:
+                    request = self._ready.popleft()
+                    if not request.finished:
+                        request.running = True
+                        return request
+                if self._over or self.alone:
+                    return None
+                left = until - monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"no request came within {timeout:g} s")
+                self._work.wait(None if left == inf else left)
+
+    def shut_down(self) -> None:
+        """Stop, and wait until all that has been asked is served and sent.
+
+        Requests that no thread takes any more are refused.
+        """
+        self._refusing = True
+        self.stop()
+        thread = self._thread
+        if thread is None:
+            with self.lock:
+                if not self._over:
+                    self.retire()
+                    super().shut_down()
+        elif thread is not current_thread():
+            thread.join(self._settings.linger_timeout or None)
+
+    def _start(self) -> None:
+        if self._thread is None and not (self._over or self.alone):
+            thread = Thread(target=self._run, name="fcgi_app acceptor", daemon=True)
+            thread.start()  # it waits for the lock, which we have
+            self._thread = thread
+
+    # For the connections
+
+    def request_ready(self, request: Request) -> bool:
+        """Queue a request that may run; False when too many are waiting."""
+        ready = super().request_ready(request)
+        if ready:
+            self._work.notify()
+        return ready
+
+    def aborted(self, request: Request) -> None:
+        """Let whoever waits for something of ``request`` look again."""
+        self.changed.notify_all()
+        for callback in self._watches.pop(request, ()):
+            # The thread of the connections has no time for it.
+            Thread(target=callback, name="fcgi_app abort", daemon=True).start()
+
+    def watch(
+        self, request: Request, callback: Callable[[], object]
+    ) -> AbstractContextManager[object]:
+        """Have ``callback`` called in a thread of its own once it is aborted."""
+        with self.lock:
+            if request._aborted:
+                Thread(target=callback, name="fcgi_app abort", daemon=True).start()
+            else:
+                self._watches.setdefault(request, []).append(callback)
+        return self._watching(request)
+
+    @contextmanager
+    def _watching(self, request: Request) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._watches.pop(request, None)
+
+    def interrupt(self) -> None:
+        """Wake the acceptor's thread if it waits for less than it should."""
+        if self._nearest < self._planned or self.stopping or self._modifies_waiting:
+            self.wake()
+
+    # The acceptor's thread
+
+    def _run(self) -> None:
+        try:
+            with self.lock:
+                while not self._over:
+                    if self.stopping:
+                        self._finish()
+                    else:
+                        self._turn(None)
+        except Exception:  # noqa: BLE001 - nobody else would tell
+            log_exception("the acceptor's thread failed")
+            os._exit(70)  # EX_SOFTWARE: a process that serves nothing must not stay
+
+    def _select_unlocked(
+        self, wait: float | None
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait, and let the other threads in meanwhile."""
+        self._planned = self._nearest
+        self.lock.release()
+        try:
+            return self._selector.select(wait)
+        finally:
+            self.lock.acquire()
+            self._planned = -inf  # it is awake, and looks again before it waits
+
+    def _turn(self, until: float | None) -> bool:
+        came = super()._turn(until)
+        self.changed.notify_all()
+        return came
+
+    def _finish(self) -> None:
+        """Serve what has been asked, send what has been answered, then close."""
+        self.retire()
+        while self._busy():
+            if self._refusing:
+                self.refuse_waiting()
+            self._turn(None)
+        if not self._drain():
+            self._over = True
+            self.close()
+            self._work.notify_all()
+            self.changed.notify_all()
+
+    def _busy(self) -> bool:
+        """Whether a request is being served, or an answer on its way."""
+        if self._ready:
+            return True
+        for transport in self._connections:
+            if transport.unsent and not transport.closed:
+                return True
+            if any(request.dispatched for request in transport.requests):
+                return True
+        return False
+
+    # Forks
+
+    def abandon(self, but: Transport | None = None) -> None:
+        """In a forked child: close our copies of every socket, and touch no peer."""
+        self.alone = True
+        self._thread = None
+        super().abandon(but)
+
+
+_SEEN_AT_ONCE = tuple(
+    getattr(selectors, name)
+    for name in ("EpollSelector", "KqueueSelector")
+    if hasattr(selectors, name)
+)
+"""Selectors whose ``select`` notices what another thread registers meanwhile."""
+_living: WeakSet[ThreadedAcceptor] = WeakSet()
+_held: list[Any] = []
+
+
+def _before_fork() -> None:
+    """Have no connection in the middle of anything in the child."""
+    for acceptor in list(_living):
+        acceptor.lock.acquire()
+        _held.append(acceptor)
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().lock.release()
+
+
+def _after_fork_in_child() -> None:
+    while _held:
+        acceptor = _held.pop()
+        detached = [
+            transport
+            for transport in acceptor._connections
+            if any(request._detached for request in transport.requests)
+        ]
+        acceptor.abandon(detached[0] if detached else None)
+        acceptor.lock.release()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)
