@@ -196,6 +196,8 @@ class _Slots(NamedTuple):
 class _Layout:
     """All that follows from the names of a request's params, in their order."""
 
+    all_names: tuple[bytes, ...]
+    """Of each param."""
     dropped: Sequence[tuple[int, bytes]]
     """Position and name of what stays out, last first."""
     template: bytes
@@ -422,8 +424,9 @@ class EnvironSwap:
         libc = _open_libc()
         self._vectors = None if libc is None else _Vectors(*libc, is_base)
         self._has_data = self._find_data()
-        self._layouts: dict[tuple[bytes, ...], _Layout] = {}
         self._reported: set[bytes] = set()
+        self._layouts: dict[tuple[bytes, ...], _Layout] = {}
+        self._latest = self._lay_out(())
 
     def enter(self, params: Mapping[bytes, bytes]) -> None:
         """Make the environment that of a request; from another request's, too.
@@ -436,7 +439,10 @@ class EnvironSwap:
         """
         given = params if type(params) is dict else dict(params)
         names = (*given,)
-        layout = self._layouts.get(names) or self._lay_out(names)
+        layout = self._latest
+        if names != layout.all_names:
+            layout = self._layouts.get(names) or self._lay_out(names)
+            self._latest = layout
         base = self._base
         data = base | given
         values = [*given.values()]
@@ -506,6 +512,7 @@ class EnvironSwap:
                 self._report(name, *objection)
                 dropped.append((index, name))
         layout = _Layout(
+            names,
             dropped[::-1],
             b"".join([name.replace(b"%", b"%%") + b"=%b\0" for name in kept]),
             [len(name) + 2 for name in kept],
