@@ -187,7 +187,7 @@ class _Slots(NamedTuple):
     fill: Callable[..., None]
     """``pack_into`` for ``arguments``; fills up with NUL."""
     arguments: list[bytes]
-    """``NAME=``, each followed by its value."""
+    """``NAME=``, each followed by a place for its value."""
     pointers: array[int]
     """The whole vector: to the slots, to the base strings, and NULL."""
 
@@ -305,7 +305,7 @@ class _Vectors:
             slots = layout.slots = self._make_slots(layout, values)
         # A C library may have written into what getenv() gave it.
         self._text_view[:] = self._text
-        arguments = slots.arguments
+        arguments = slots.arguments.copy()  # which keeps no value
         arguments[1::2] = values
         slots.fill(self._strings_view, 0, *arguments)
         self._shown_view[: len(slots.pointers)] = slots.pointers
@@ -441,8 +441,9 @@ class EnvironSwap:
         names = (*given,)
         layout = self._latest
         if names != layout.all_names:
-            layout = self._layouts.get(names) or self._lay_out(names)
-            self._latest = layout
+            kept = self._layouts.get(names)
+            layout = kept or self._lay_out(names)
+            self._latest = kept or self._latest
         base = self._base
         data = base | given
         values = [*given.values()]
