@@ -24,6 +24,7 @@ of the rounds counts, the least and the greatest are shown beside it.
     download   writes 64 MiB in pieces of 64 KiB
     memory     resident memory beside an interpreter that imported the same modules
     idle       5,000 idle kept connections: memory, and what they cost the others
+    fdpass     clients that httpd hands over, beside a receiver in C (`fdpass.c`)
     cookies    200,000 requests, each with its own cookie: how memory grows
 
 To add a program to compare with, add a `Program` in `programs.py` and a limit for it

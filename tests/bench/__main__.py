@@ -15,6 +15,7 @@ from pathlib import Path
 from . import __doc__ as description
 from .comparisons import COMPARISONS, compare
 from .figures import Claim, table
+from .handover import handovers
 from .load import LoadError, build
 from .memory import cookies, footprint, idle
 from .programs import ROOT, Cache
@@ -38,6 +39,10 @@ def scenarios(
     found["idle"] = (
         "idle kept connections",
         partial(idle, cache, load, rounds, seconds),
+    )
+    found["fdpass"] = (
+        "handovers of mod_proxy_fdpass",
+        partial(handovers, cache, rounds, seconds),
     )
     found["cookies"] = ("requests that differ", partial(cookies, cache, load))
     return found

@@ -36,22 +36,22 @@ class Figures(NamedTuple):
     p99_us: float
 
 
-def build(cache: Path) -> Path:
-    """Compile the load generator into ``cache``; give the program's path.
+def build(cache: Path, source: Path = SOURCE) -> Path:
+    """Compile the load generator, or ``source``, into ``cache``; give its path.
 
     Raises:
         LoadError: there is no C compiler, or it failed.
     """
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    program = cache / f"load-{digest}"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    program = cache / f"{source.stem}-{digest}"
     if program.exists():
         return program
-    new = cache / f"load-{digest}.{os.getpid()}"
+    new = cache / f"{source.stem}-{digest}.{os.getpid()}"
     command = ["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-o", str(new)]
     try:
-        subprocess.run([*command, str(SOURCE)], check=True)
+        subprocess.run([*command, str(source)], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise LoadError(f"cannot compile {SOURCE}: {error}") from error
+        raise LoadError(f"cannot compile {source}: {error}") from error
     return new.rename(program)
 
 
