@@ -254,9 +254,10 @@ def test_passed_listener_brings_no_credentials(path: Path) -> None:
 
 
 def test_client_that_has_ended_its_side_is_served(
-    receiver: Receiver, path: Path
+    receiver: Receiver, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A half-closed client reads on; one that has gone looks the same at first."""
+    """A half-closed client reads on; one that has gone looks the same; both are told."""
+    caplog.set_level("INFO", "fcgi_app")
     with tcp_connection() as (client, server):
         client.shutdown(socket.SHUT_WR)
         wait_for_input(server)
@@ -267,6 +268,25 @@ def test_client_that_has_ended_its_side_is_served(
         with handover:
             handover.write(b"all the same")
         assert client.recv(100) == b"all the same"
+    assert "the client has closed its side" in caplog.text
+
+
+def test_client_that_has_closed_is_told(
+    receiver: Receiver, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that has gone without a reset: a line in the log, and an error to write."""
+    caplog.set_level("INFO", "fcgi_app")
+    with tcp_connection() as (client, server):
+        client.close()
+        wait_for_input(server)
+        Sender(path).send(server)
+        server.close()
+        handover = receiver.accept(TIMEOUT)
+        assert handover is not None
+        with handover, pytest.raises(ConnectionError):
+            handover.write(bytes(64 << 20))  # more than any socket's buffer
+    assert "the client has closed its side" in caplog.text
+    serve_next(receiver, path)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import click
 from .._version import __version__
 from ..errors import ConfigError, FcgiAppError
 from .dev import dev
+from .fdpass import fdpass
 
 __all__ = ["group", "main"]
 
@@ -43,6 +44,7 @@ def group() -> None:
 
 
 group.add_command(dev)
+group.add_command(fdpass)
 
 
 def main() -> NoReturn:

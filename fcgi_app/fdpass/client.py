@@ -10,9 +10,9 @@ import errno
 import os
 import socket
 import stat
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["TLS_CAUSE", "adopt_client", "examine_client", "speaks_tls"]
+__all__ = ["TLS_CAUSE", "Examined", "adopt_client", "examine_client", "speaks_tls"]
 
 TLS_CAUSE = (
     "the client speaks TLS, whose keys stay in httpd; "
@@ -68,30 +68,40 @@ def _name_other(descriptor: int, error: OSError) -> str:
     return f"not a usable socket: {error.strerror}"
 
 
-def examine_client(client: socket.socket) -> tuple[str, tuple[Any, ...] | None]:
-    """Find out whether a socket is a client's, without waiting.
+class Examined(NamedTuple):
+    """What `examine_client` found.
 
-    Returns:
-        The cause why it is none, empty if it is one; and the client's address, None
-        if it has none, as a Unix socket.
+    Attributes:
+        cause: why it is no client's socket; empty if it is one.
+        address: the client's; None if it has none, as a Unix socket.
+        silent: the client has closed its side: it has gone, or only reads on.
     """
+
+    cause: str
+    address: tuple[Any, ...] | None = None
+    silent: bool = False
+
+
+def examine_client(client: socket.socket) -> Examined:
+    """Find out whether a socket is a client's, without waiting."""
     # Not client.type, which makes a member of an enumeration each time.
     if client.getsockopt(_SOL_SOCKET, _SO_TYPE) != _SOCK_STREAM:
         kind: object = getattr(client.type, "name", client.type)
-        return f"a {kind} socket, not a stream", None
+        return Examined(f"a {kind} socket, not a stream")
     try:
         address = client.getpeername()
     except OSError as error:
-        return _why_unconnected(client, error), None
+        return Examined(_why_unconnected(client, error))
+    where = address if type(address) is tuple else None
     try:
         head = client.recv(_TLS_HEADER_BYTES, _PEEK)
     except BlockingIOError:
-        head = b""  # the usual case: the web server has read all that came
+        return Examined("", where)  # the usual case: httpd has read all that came
     except OSError:
-        return _GONE_CAUSE, None
-    if head and _is_tls(head):
-        return TLS_CAUSE, None
-    return "", address if type(address) is tuple else None
+        return Examined(_GONE_CAUSE)
+    if _is_tls(head):
+        return Examined(TLS_CAUSE)
+    return Examined("", where, not head)
 
 
 def _why_unconnected(client: socket.socket, error: OSError) -> str:

@@ -20,7 +20,7 @@ from math import inf
 from selectors import EVENT_READ
 from time import monotonic
 
-from .._log import log_warning
+from .._log import log_info, log_warning
 from ..sockets import bound_address, remove_socket_file
 from .ancillary import DATA_MAX_BYTES, Message, close_descriptors, receive_message
 from .client import adopt_client, examine_client
@@ -362,7 +362,14 @@ class Intake:
         if isinstance(client, str):
             self._refuse(peer, client)
             return None
-        cause, address = examine_client(client)
+        cause, address, silent = examine_client(client)
+        if silent:
+            log_info(
+                "fdpass %s: from pid %d: the client has closed its side; if it reads"
+                " on it gets its answer",
+                self.address,
+                peer.pid,
+            )
         if cause:
             client.close()
             self._refuse(peer, cause)

@@ -1,8 +1,9 @@
 """Starting, watching and stopping the processes that serve requests.
 
-Everything that forks, executes, waits or kills is in :mod:`.workers`. Launchers start
-any FastCGI program, in whatever language: it gets its listening socket on descriptor 0
-(spec §2.2) and nothing else of ours.
+What executes programs is in :mod:`.workers`, what copies the launcher itself in
+:mod:`.prefork`. Launchers start any FastCGI program, in whatever language: it gets its
+listening socket on descriptor 0 (spec §2.2) and nothing else of ours. :mod:`.inetd`
+starts programs that know nothing of FastCGI, with a client on descriptors 0 and 1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Worker processes: the only place of fork, exec, wait and kill.
+"""Worker processes: the place of fork, exec, wait and kill.
 
 A worker is a FastCGI program in any language, started as the specification says (§2.2):
 the listening socket is its descriptor 0, and it inherits no other descriptor than its

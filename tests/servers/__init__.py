@@ -7,6 +7,7 @@ module             what lives there
 ``programs.py``    the application: as an external FastCGI process, as a wrapper script
 ``webservers.py``  nginx, Apache, lighttpd, HAProxy on the files of examples/servers
 ``ways.py``        every way from a web server to a program, by readable name
+``fdpass.py``      Apache with mod_proxy_fdpass, and a receiver without our code
 ``http.py``        a small HTTP client that reads while it still writes
 =================  ==================================================================
 
