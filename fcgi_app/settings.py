@@ -7,12 +7,16 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
+from ._log import log_warning
 from .errors import ConfigError
 from .protocol import Limits
 
 __all__ = ["Settings"]
 
 PREFIX = "FCGI_APP_"
+_OTHER_VARIABLES = ("FCGI_APP_BACKEND",)
+"""Variables with the prefix that are read elsewhere and are no settings."""
+
 _TRUE = frozenset(("1", "true", "yes", "on"))
 _FALSE = frozenset(("", "0", "false", "no", "off"))
 
@@ -72,9 +76,13 @@ class Settings:
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
         """Read the ``FCGI_APP_*`` variables of ``environ``.
 
+        One that is no setting is ignored; one line in the log names it, and the name
+        that it comes nearest to. It may be the application's own.
+
         Raises:
             ConfigError: a value is not of its setting's kind; names both.
         """
+        _report_unknown(environ)
         found: dict[str, Any] = {}
         for field in fields(cls):
             variable = PREFIX + field.name.upper()
@@ -108,6 +116,23 @@ class Settings:
     def limits(self) -> Limits:
         """The protocol's share of the settings."""
         return Limits(self.max_params_bytes, self.max_params, self.max_requests)
+
+
+def _report_unknown(environ: Mapping[str, str]) -> None:
+    """Log the names with our prefix that nothing here reads: probably misspelt."""
+    given = [name for name in environ if name.startswith(PREFIX)]
+    if not given:
+        return
+    known = [PREFIX + field.name.upper() for field in fields(Settings)]
+    known += _OTHER_VARIABLES
+    for name in sorted({*given}.difference(known)):
+        from difflib import get_close_matches  # costs time that most starts save
+
+        # Of what follows the prefix: with it, everything would be near.
+        ends = [each.removeprefix(PREFIX) for each in known]
+        near = get_close_matches(name.removeprefix(PREFIX), ends, n=1)
+        hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+        log_warning("%r in the environment is no setting, and ignored%s", name, hint)
 
 
 def _parse(variable: str, text: str, kind: type) -> object:

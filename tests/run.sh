@@ -7,7 +7,8 @@ usage: sh tests/run.sh [--all-servers] [--coverage] [PYTEST ARGUMENTS]
 Without pytest arguments: installs the web servers that are missing, builds the wheel,
 looks at the source (ruff, mypy, import-linter, mandoc), tries the quick start, and runs
 the test suite against the installed wheel: all of it on python3, and on every other
-Python 3.10 to 3.13 that is found the part that needs no real web server.
+Python 3.10 to 3.13 that is found the part that needs no real web server. The others
+run two at a time, and each shows what it has to say when it is done.
 
 With pytest arguments: only those tests, only on python3, such as
     sh tests/run.sh tests/test_params.py -k truncated
@@ -62,6 +63,7 @@ needed_packages() {
 /usr/bin/spawn-fcgi spawn-fcgi
 /usr/bin/mandoc mandoc
 /usr/bin/curl curl
+/usr/bin/openssl openssl
 /usr/bin/gcc gcc
 /usr/include/stdio.h libc6-dev
 /usr/bin/ps procps
@@ -201,19 +203,56 @@ must() {
 # suite DIRECTORY PYTEST-ARGUMENTS...: -I keeps the checkout off sys.path, so that the
 # wheel is what is tested. Without job control a pipe hides a status, so a file has it.
 suite() {
-    bin=$1/bin
+    place=$1
     shift
     runner="-Im pytest"
     [ "$coverage" = no ] || runner="-Im coverage run -m pytest"
     [ ! -t 1 ] || set -- --color=yes "$@"
     # shellcheck disable=SC2086  # options, one word each
-    { "$bin/python" $runner "$@" 2>&1; echo $? >"$envs/status"; } | tee "$envs/pytest.log"
-    closing=$(tail -n 1 "$envs/pytest.log")
-    return "$(cat "$envs/status")"
+    { "$place/bin/python" $runner "$@" 2>&1; echo $? >"$place/status"; } | tee "$place/pytest.log"
+    closing=$(tail -n 1 "$place/pytest.log")
+    return "$(cat "$place/status")"
 }
 
 lint_pages() {
     mandoc -T lint -W warning manpages/*.[0-9]
+}
+
+# another_python VERSION: all of one more Python, in a process of its own beside others.
+another_python() {
+    exec 3>&1 >"$envs/$1.log" 2>&1
+    other=$(find_python "$1")
+    step "environment for Python $1" make_env "$envs/$1" "$other" &&
+        step "installation for Python $1" install_wheel "$envs/$1" test &&
+        if [ "$all_servers" = yes ]; then
+            step "tests on Python $1" suite "$envs/$1" -q
+        else
+            step "tests on Python $1" suite "$envs/$1" -q -m "not e2e"
+        fi
+    cat "$envs/$1.log" >&3
+    echo "$failed" >"$envs/$1.failed"
+    echo "$summary" >"$envs/$1.summary"
+}
+
+# other_pythons VERSION...: two at a time. Not by "&": what a shell starts in this way
+# ignores Ctrl-C.
+other_pythons() {
+    printf '\n== tests on Python %s, two at a time\n' "$(echo "$*" | sed 's/ /, /g')"
+    for version; do rm -f "$envs/$version.summary"; done
+    options=
+    [ "$all_servers" = no ] || options=--all-servers
+    # shellcheck disable=SC2086  # none or one
+    printf '%s\n' "$@" | xargs -n 1 -P 2 sh tests/run.sh $options --another
+    for version; do
+        if [ -e "$envs/$version.summary" ]; then
+            summary="$summary$(cat "$envs/$version.summary")"
+            failed="$failed$(cat "$envs/$version.failed")"
+        else
+            summary="$summary
+  Python $version: FAILED, ended early (see $envs/$version.log)"
+            failed="$failed, Python $version"
+        fi
+    done
 }
 
 report_coverage() {
@@ -233,6 +272,10 @@ while [ $# -gt 0 ]; do
     case $1 in
     --all-servers) all_servers=yes ;;
     --coverage) coverage=yes ;;
+    --another) # see other_pythons
+        another_python "$2"
+        exit
+        ;;
     -h | --help)
         usage
         exit 0
@@ -276,22 +319,18 @@ step "man pages" lint_pages
 step "quick start" env PYTHON="$python" sh examples/quickstart.sh --check --port 0
 step "tests on Python $main_version" suite "$main"
 [ "$coverage" = no ] || step "coverage" report_coverage
-coverage=no
 
+set --
 for version in $versions; do
     [ "$version" != "$main_version" ] || continue
-    other=$(find_python "$version") || {
+    if find_python "$version" >/dev/null; then
+        set -- "$@" "$version"
+    else
         summary="$summary
   tests on Python $version: not run, there is no python$version here"
-        continue
-    }
-    step "environment for Python $version" make_env "$envs/$version" "$other" &&
-        step "installation for Python $version" install_wheel "$envs/$version" test ||
-        continue
-    set -- -q
-    [ "$all_servers" = yes ] || set -- -q -m "not e2e"
-    step "tests on Python $version" suite "$envs/$version" "$@"
+    fi
 done
+[ $# -eq 0 ] || other_pythons "$@"
 
 report
 [ -z "$failed" ]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ from fcgi_app.errors import ConfigError
 from fcgi_app.protocol import Limits
 from fcgi_app.settings import Settings
 
-from .webserver import App
+from .webserver import PACKAGE_PARENT, App
 
 DEFAULTS = {field.name: field.default for field in fields(Settings)}
 NAMES = {
@@ -93,6 +97,72 @@ class TestFromEnviron:
         assert 0 <= getattr(found, name) < float("inf")
 
 
+class TestUnknownVariable:
+    @pytest.mark.parametrize(
+        ("given", "meant"),
+        [
+            ("FCGI_APP_KEEP_TIMOUT", "FCGI_APP_KEEP_TIMEOUT"),
+            ("FCGI_APP_KEEPTIMEOUT", "FCGI_APP_KEEP_TIMEOUT"),
+            ("FCGI_APP_BACKEN", "FCGI_APP_BACKEND"),
+            ("FCGI_APP_OUTPUT_BUFFERS", "FCGI_APP_OUTPUT_BUFFER"),
+        ],
+    )
+    def test_misspelt(
+        self, caplog: pytest.LogCaptureFixture, given: str, meant: str
+    ) -> None:
+        """One warning names it and the name that was meant; it changes nothing."""
+        assert Settings.from_environ({given: "7", "HOME": "/"}) == Settings()
+        ((logger, level, message),) = caplog.record_tuples
+        assert (logger, level) == ("fcgi_app", logging.WARNING)
+        assert message == (
+            f"'{given}' in the environment is no setting, and ignored;"
+            f" did you mean {meant}?"
+        )
+
+    @pytest.mark.parametrize("name", ["FCGI_APP_", "FCGI_APP_XYZZY", "FCGI_APP_\n"])
+    def test_nothing_near(self, caplog: pytest.LogCaptureFixture, name: str) -> None:
+        """Where no name comes near there is no guess; control characters are shown."""
+        assert Settings.from_environ({name: "7"}) == Settings()
+        ((*_, message),) = caplog.record_tuples
+        assert message == f"{name!r} in the environment is no setting, and ignored"
+
+    def test_several(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Each has its line, beside what is set well."""
+        environ = {"FCGI_APP_SPOL": "1", "FCGI_APP_SPOOL": "2", "FCGI_APP_MAX": "3"}
+        assert Settings.from_environ(environ) == Settings(spool=2)
+        assert [message.split()[0] for *_, message in caplog.record_tuples] == [
+            "'FCGI_APP_MAX'",
+            "'FCGI_APP_SPOL'",
+        ]
+
+    def test_wrong_value_beside_it(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A wrong value is an error all the same, and hides no misspelt name."""
+        with pytest.raises(ConfigError, match="FCGI_APP_SPOOL"):
+            Settings.from_environ({"FCGI_APP_SPOL": "1", "FCGI_APP_SPOOL": "x"})
+        assert "did you mean FCGI_APP_SPOOL?" in caplog.text
+
+    def test_known(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Nothing is said about a setting, nor about others' variables."""
+        others = {"FCGI_FORCE_CGI": "0", "FCGI_APPS": "1", "MY_FCGI_APP_X": "1"}
+        Settings.from_environ({variable(n): str(v) for n, v in DEFAULTS.items()})
+        Settings.from_environ({"FCGI_APP_BACKEND": "pure", **others})
+        assert caplog.record_tuples == []
+
+    def test_every_variable_of_the_package(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Each name that a module of the package mentions is known."""
+        package = Path(PACKAGE_PARENT) / "fcgi_app"
+        found = {
+            name
+            for module in package.rglob("*.py")
+            for name in re.findall(r"FCGI_APP_[A-Z0-9_]+", module.read_text("utf-8"))
+        }
+        assert found >= {"FCGI_APP_BACKEND", "FCGI_APP_DESCRIPTORS"}
+        Settings.from_environ(dict.fromkeys(found, "1"))
+        assert caplog.record_tuples == []
+
+
 class TestChanged:
     def test_several(self) -> None:
         """Settings are changed by name; a time may be a whole number."""
@@ -157,6 +227,40 @@ class TestInTheProcess:
         with App(tmp_path, program(""), env={variable(name): text}) as app:
             assert app.wait() == 1
         assert f"ConfigError: {variable(name)}: {text!r}: must be" in app.log
+
+    def test_misspelt_variable(self, tmp_path: Path) -> None:
+        """The program serves, and its own log has one line about the name."""
+        env = {"FCGI_APP_KEEP_TIMOUT": "5"}
+        with App(tmp_path, program(""), env=env) as app:
+            for _ in range(2):
+                answer = app.ask()
+                assert (answer.body, answer.stderr) == (b"served", b"")
+            assert app.stop() == 0
+        assert app.log == (
+            "'FCGI_APP_KEEP_TIMOUT' in the environment is no setting, and ignored;"
+            " did you mean FCGI_APP_KEEP_TIMEOUT?\n"
+        )
+
+    def test_misspelt_variable_in_cgi(self, tmp_path: Path) -> None:
+        """In CGI the line goes to the web server's log, and never into the answer."""
+        script = tmp_path / "app.py"
+        script.write_text(
+            "import fcgi_app\n"
+            "while fcgi_app.accept():\n"
+            "    print('Content-Type: text/plain\\n\\nserved')\n"
+        )
+        done = subprocess.run(
+            [sys.executable, script],
+            env={"PYTHONPATH": PACKAGE_PARENT, "FCGI_APP_DESCRIPTOR": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        assert done.stdout.endswith("\n\nserved\n")
+        assert done.stderr.count("did you mean FCGI_APP_DESCRIPTORS?") == 1
+        assert done.stderr.count("\n") == 1
 
     def test_configure_wins(self, tmp_path: Path) -> None:
         """What the script configures wins over the environment."""
