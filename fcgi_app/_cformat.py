@@ -30,7 +30,7 @@ def encode(text: str | bytes) -> bytes:
     """Return the bytes of ``text``: UTF-8 with surrogateescape; bytes as they are."""
     if isinstance(text, str):
         return text.encode("utf-8", "surrogateescape")
-    return bytes(text)
+    return bytes(memoryview(text))  # which refuses a number
 
 
 def format_c(template: str | bytes, arguments: Sequence[Any]) -> bytes:
