@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
+from .errors import IncompleteData, RequestAborted
 from .loop import process_loop
 from .textio import TextIn, TextOut
 
@@ -145,19 +146,27 @@ class FCGI_FILE:
         cut = size if stop is None else min(size, self._ahead.find(stop) + 1 or size)
         data, self._ahead = self._ahead[:cut], self._ahead[cut:]
         while len(data) < size and (stop is None or not data.endswith(stop)):
-            more = self._pull(getattr(stream, method), size - len(data))
+            more = self._pull(self._reader(stream, method), size - len(data))
             if not more:
                 break
             data += more
         return data
+
+    def _reader(self, stream: Any, method: str) -> Any:
+        """Return what reads from ``stream``."""
+        return getattr(stream, method)
 
     def _pull(self, read: Any, size: int) -> bytes:
         if self._at_eof:
             return b""
         try:
             data: bytes | None = read(size)
+        except RequestAborted:
+            self._failed(errno.ECONNABORTED)
+            return b""
         except (OSError, ValueError) as error:
-            self._failed(error)
+            short = isinstance(error, IncompleteData)
+            self._failed(error, errno.EPROTO if short else errno.EBADF)
             return b""
         if data is None:  # an unbuffered file of the application's that must not wait
             self._failed(errno.EAGAIN)
@@ -340,6 +349,20 @@ class StandardFile(FCGI_FILE):
     def binary(self) -> Any:
         """The file of ``FCGI_freopen``, or the request's own stream."""
         return self._file if self._file is not None else self.request_stream
+
+    def _reader(self, stream: Any, method: str) -> Any:
+        """As in C, what has come of a filter's file is read in front of an error."""
+        request = process_loop.current
+        if self._file is not None or request is None or not request._filtering:
+            return super()._reader(stream, method)
+
+        def read(size: int) -> bytes:
+            there: bytes = stream.peek(1)[:size]
+            line = there.find(b"\n") + 1 if method == "readline" else 0
+            part: bytes = stream.read(line or len(there))
+            return part
+
+        return read
 
     def _check_end(self) -> None:
         request = process_loop.current

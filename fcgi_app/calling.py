@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 
 from ._log import log_info
+from .codec.constants import Role
 from .errors import RequestAborted
 from .request import Request, serving
 
@@ -46,8 +47,13 @@ def _failed(request: Request, error: BaseException) -> None:
     from traceback import format_exception  # slow to load, and seldom needed
 
     request.strict = False
-    request.fail()
-    request.tell("".join(format_exception(error)))
+    text = "".join(format_exception(error))
+    if request.role == Role.AUTHORIZER:  # mod_fcgid reads nothing behind the head
+        request.tell(text)
+        request.fail()
+    else:
+        request.fail()
+        request.tell(text)
 
 
 def exit_status_of(code: object) -> int:

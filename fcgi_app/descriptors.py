@@ -100,6 +100,7 @@ class RequestDescriptors:
         data = self._request._filter_input()
         while not data.ended:
             self._request._channel.fill(self._request, wait=True)
+        self._request.check_data()
         self.stdin.close()
         self.stdin = self._stand_on_0(data)
 

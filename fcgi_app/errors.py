@@ -9,6 +9,7 @@
     │   └── LocalProtocolError    our own caller broke it: a bug above us
     ├── CallSequenceError         an API call at a moment that has no meaning for it
     ├── RequestAborted            abort-request or lost connection (a ConnectionError)
+    ├── IncompleteData            less of a filter's file than announced (an OSError)
     ├── AppLoadError              the script or program to run is missing or unusable
     ├── WorkerError               a worker process could not be started
     └── ConfigError               a setting is invalid; names the setting and the value
@@ -23,6 +24,7 @@ __all__ = [
     "CallSequenceError",
     "ConfigError",
     "FcgiAppError",
+    "IncompleteData",
     "LimitError",
     "LocalProtocolError",
     "ProtocolError",
@@ -78,6 +80,10 @@ class CallSequenceError(FcgiAppError):
 
 class RequestAborted(FcgiAppError, ConnectionError):
     """The web server aborted the request or its connection went away."""
+
+
+class IncompleteData(FcgiAppError, OSError):
+    """A filter's DATA ended short of FCGI_DATA_LENGTH (FCGI_StartFilterData(3))."""
 
 
 class AppLoadError(FcgiAppError):

@@ -168,7 +168,7 @@ def FCGI_StartFilterData() -> int:
     """
     try:
         stdio.start_filter_data()
-    except CallSequenceError:
+    except (CallSequenceError, OSError):  # or the file is incomplete
         return EOF
     if "fcgi_app.cfile" in sys.modules:
         from .cfile import clear_input

@@ -18,7 +18,7 @@ from ._log import log_exception, log_warning
 from .body import NO_INPUT, InputBuffer
 from .codec.constants import Role
 from .codec.params import parse_params
-from .errors import CallSequenceError, RequestAborted
+from .errors import CallSequenceError, IncompleteData, RequestAborted
 from .streams import BodyReader, StderrStream, StdoutStream
 
 if TYPE_CHECKING:
@@ -160,7 +160,9 @@ class Request:
         "running",
         "state",
         "strict",
+        "texts",
         "unwanted",
+        "watchful",
     )
 
     def __init__(
@@ -191,6 +193,9 @@ class Request:
         self.host: Host | None = None
         self.descriptors: DescriptorStreams | None = None
         """Its descriptors 0, 1 and 2, while it has them."""
+        self.texts: dict[str, Any] | None = None
+        """The text streams that threads have made for it (``following``)."""
+        self.watchful = False  # the application waits for its abort
         self._failed = 0
         self._aborted = False
         self._body = InputBuffer() if body is None else body
@@ -314,6 +319,8 @@ class Request:
         Raises:
             CallSequenceError: the role is not FILTER, DATA has been started, or the
                 end of STDIN has not come. Nothing is lost then.
+            RequestAborted, IncompleteData: descriptor 0 is the request's, and not all
+                of DATA has come. Elsewhere reading it raises them.
         """
         if self.role != Role.FILTER:
             raise CallSequenceError("start_filter_data: the role is not FILTER")
@@ -340,8 +347,30 @@ class Request:
                 source.ended = True
             else:
                 self._channel.fill(self, wait=True)
-        if source.cut and self.strict and not source.size:
+        if source.size or self._finished:
+            return
+        if source is self._data:
+            self.check_data()
+        elif source.cut and self.strict:
             raise RequestAborted("the rest of the body will never come")
+
+    def check_data(self) -> None:
+        """Raise if DATA, which has ended, is not the whole file (§6.4).
+
+        Half a file is never taken for the whole: it is told whoever asks for requests.
+
+        Raises:
+            RequestAborted: the web server aborted the request, or has gone.
+            IncompleteData: there was less than FCGI_DATA_LENGTH.
+        """
+        data = self._filter_input()
+        if data.cut:
+            raise RequestAborted("the rest of DATA will never come")
+        if _is_short(data, self.data_length):
+            raise IncompleteData(
+                f"DATA of {data.received} bytes is shorter than"
+                f" FCGI_DATA_LENGTH {self.data_length}"
+            )
 
     def _send_stdout(self, pieces: list[Buffer]) -> None:
         self._channel.send_stdout(self, pieces)
@@ -529,9 +558,11 @@ class Request:
                 self._data.clear()
             if self._stdin is not None:
                 self._stdin.close()
+            for text in (self.texts or {}).values():
+                text.bind(None)
             # Each stream holds the request: without the way back there is no cycle,
             # and nothing of a request is left for the garbage collector.
-            self._stdin = self._stdout = self._stderr = None
+            self._stdin = self._stdout = self._stderr = self.texts = None
 
     def forget_output(self) -> None:
         """In a forked child: drop what the parent has written and will send itself."""

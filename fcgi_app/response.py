@@ -9,6 +9,7 @@ all of them take alike. Nothing behind the head is looked at. What is done, and 
 - A needless ``Status: 200`` goes: it switches httpd's conditional answers off.
 - A first line ``HTTP/1.x 404 …`` becomes ``Status: 404 …``.
 - ``Status`` stands last: in HAProxy the last of ``Status`` and ``Location`` decides.
+  An authorizer's stands first: lighttpd drops what comes in front of a refusal.
 - A head that never ends, or is none, becomes a 500: mod_proxy_fcgi would make a page
   of it, and HAProxy 2.6 dies of it.
 """
@@ -234,7 +235,7 @@ def _rewrite(head: bytes, *, keep_200: bool = False) -> bytes:
             continue
         lines.append(line)
     if status and (keep_200 or not (needless and lines)):
-        lines.append(status)
+        lines.insert(0 if keep_200 else len(lines), status)
     if not lines:
         raise MalformedHead("the response head has no field that could be passed on")
     return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -18,7 +18,7 @@ import pytest
 from fcgi_app.codec.constants import RecordType, Role
 from fcgi_app.codec.params import build_params
 from fcgi_app.codec.records import Buffer
-from fcgi_app.errors import CallSequenceError, RequestAborted
+from fcgi_app.errors import CallSequenceError, IncompleteData, RequestAborted
 from fcgi_app.request import Request
 from fcgi_app.response import build_error
 from fcgi_app.settings import Settings
@@ -537,7 +537,10 @@ class TestEnd:
         request._filter_input().append(b"data", 100)
         request._filter_input().ended = True
         request.start_filter_data()
-        assert request.stdin.read() == b"data"
+        assert request.stdin.read(4) == b"data"
+        for _ in range(2):
+            with pytest.raises(IncompleteData, match=r"4 bytes is shorter .* 9$"):
+                request.stdin.read()
         assert request.incomplete
         with pytest.raises(CallSequenceError, match="started already"):
             request.start_filter_data()

@@ -174,16 +174,17 @@ class TestHead:
     @pytest.mark.parametrize(
         ("written", "sent"),
         [
-            ([b"Status: 200 OK", TEXT], [TEXT, b"Status: 200 OK"]),
+            ([TEXT, b"Status: 200 OK"], [b"Status: 200 OK", TEXT]),
             ([b"Status: 403 No"], [b"Status: 403 No"]),
             ([b"Variable-X: 1"], [b"Variable-X: 1"]),
-            ([b"Location: /login"], [b"Location: /login", b"Status: 302 Found"]),
-            ([b"HTTP/1.1 403 No", TEXT], [TEXT, b"Status: 403 No"]),
+            ([b"Location: /login"], [b"Status: 302 Found", b"Location: /login"]),
+            ([TEXT, b"Status: 403 No"], [b"Status: 403 No", TEXT]),
+            ([b"HTTP/1.1 403 No", TEXT], [b"Status: 403 No", TEXT]),
             ([b"Status: 200", b"Connection: x"], [b"Status: 200"]),
         ],
     )
     def test_authorizer(self, written: list[bytes], sent: list[bytes]) -> None:
-        """An authorizer's Status: 200 is its answer and stays; the rest is mended."""
+        """An authorizer's status is its answer: 200 stays, and it comes first."""
         assert mend(lines(*written), authorizer=True) == (lines(*sent), b"")
 
     def test_the_same_head_again(self) -> None:
@@ -436,7 +437,7 @@ class TestInTheProcess:
         """An authorizer's yes goes out as it is written."""
         text = "out.write('Status: 200 OK\\r\\nVariable-WHO: me\\r\\n\\r\\n')"
         sent = self.ask(app, text, role=Role.AUTHORIZER)
-        assert sent == b"Variable-WHO: me\r\nStatus: 200 OK\r\n\r\n"
+        assert sent == b"Status: 200 OK\r\nVariable-WHO: me\r\n\r\n"
 
     def test_passthrough(self, app: App) -> None:
         """A request may have its response pass as it is written, body of HEAD and all."""
