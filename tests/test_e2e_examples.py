@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import html
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -67,6 +69,7 @@ size = example("size")
 guestbook = example("guestbook")
 upload = example("upload")
 stream = example("stream")
+threaded = example("threaded")
 
 
 def test_hello(hello: Site, way: Way) -> None:
@@ -228,3 +231,19 @@ def test_stream_arrives_as_it_grows(stream: Site, way: Way) -> None:
         while data := connection.recv(65536):
             seen += data
     assert b"tick 2 of 2" in seen
+
+
+def test_threaded(threaded: Site, way: Way) -> None:
+    """threaded.py (fcgiapp): 20 requests of a second, at the same time where it can."""
+    lone = threaded.ask(way, "/?pause=0")
+    assert lone.status == 200
+    assert lone.header("Content-Type") == "text/html; charset=utf-8"
+    assert "FastCGI Hello! (multi-threaded)" in lone.text
+    if way.kind != "external":
+        return  # these servers run a process for each request at a time
+    started = time.monotonic()
+    with ThreadPoolExecutor(20) as pool:
+        answers = [pool.submit(threaded.ask, way, "/?pause=1") for _ in range(20)]
+        texts = [answer.result().text for answer in answers]
+    assert time.monotonic() - started < 8  # 20 in a row take 20
+    assert len({text.partition("Thread ")[2].partition(",")[0] for text in texts}) == 20
