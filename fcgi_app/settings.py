@@ -16,6 +16,8 @@ __all__ = ["Settings"]
 PREFIX = "FCGI_APP_"
 _OTHER_VARIABLES = ("FCGI_APP_BACKEND",)
 """Variables with the prefix that are read elsewhere and are no settings."""
+_OF_THE_LAUNCHER = PREFIX + "START_"
+"""Begins the variables of fcgi-app-start(1)."""
 
 _TRUE = frozenset(("1", "true", "yes", "on"))
 _FALSE = frozenset(("", "0", "false", "no", "off"))
@@ -120,7 +122,11 @@ class Settings:
 
 def _report_unknown(environ: Mapping[str, str]) -> None:
     """Log the names with our prefix that nothing here reads: probably misspelt."""
-    given = [name for name in environ if name.startswith(PREFIX)]
+    given = [
+        name
+        for name in environ
+        if name.startswith(PREFIX) and not name.startswith(_OF_THE_LAUNCHER)
+    ]
     if not given:
         return
     known = [PREFIX + field.name.upper() for field in fields(Settings)]

@@ -45,10 +45,12 @@ PUBLIC_NAMES = {
     "set_exit_status",
     "start_filter_data",
     "Request",
+    "Server",
     "AppLoadError",
     "CallSequenceError",
     "ConfigError",
     "FcgiAppError",
+    "IncompleteData",
     "LimitError",
     "LocalProtocolError",
     "ProtocolError",
@@ -59,13 +61,19 @@ PUBLIC_NAMES = {
 }
 REQUIRED_PAGES = {
     "fcgi_app.3",
+    "fcgi_app.fdpass.3",
     "FCGI_Accept.3",
     "FCGI_Finish.3",
     "FCGI_SetExitStatus.3",
     "FCGI_StartFilterData.3",
     "FCGI_ToFILE.3",
+    "fcgi_app-roles.7",
+    "fcgiapp.3",
     "fcgi-app.1",
     "fcgi-app-dev.1",
+    "fcgi-app-fdpass.1",
+    "fcgi-app-start.1",
+    "fcgi-app.toml.5",
     "fcgistarter.1",
 }
 

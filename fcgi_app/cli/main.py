@@ -12,6 +12,7 @@ from .._version import __version__
 from ..errors import ConfigError, FcgiAppError
 from .dev import dev
 from .fdpass import fdpass
+from .start import start
 
 __all__ = ["group", "main"]
 
@@ -45,6 +46,7 @@ def group() -> None:
 
 group.add_command(dev)
 group.add_command(fdpass)
+group.add_command(start)
 
 
 def main() -> NoReturn:

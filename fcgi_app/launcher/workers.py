@@ -132,6 +132,7 @@ def spawn(
     stderr: int | None = None,
     new_session: bool = False,
     die_with_parent: bool = False,
+    prepare: Callable[[], None] | None = None,
 ) -> Worker:
     """Start ``command`` with ``listener`` as its descriptor 0.
 
@@ -154,6 +155,7 @@ def spawn(
         die_with_parent: SIGTERM for the worker when the *thread* that called this ends,
             or the process does, even by SIGKILL. Only on Linux; elsewhere without
             effect. Not for set-user-ID programs (prctl(2), PR_SET_PDEATHSIG).
+        prepare: called in the child before exec, with all descriptors still open.
 
     Raises:
         WorkerError: the program could not be executed; the message names it and tells
@@ -177,7 +179,7 @@ def spawn(
             close_fds=True,
             restore_signals=True,
             start_new_session=new_session,
-            preexec_fn=_child_setup(die_with_parent),
+            preexec_fn=_child_setup(die_with_parent, prepare),
         )
     except OSError as error:
         raise WorkerError(_describe_failure(words[0], cwd, error)) from error
@@ -186,17 +188,21 @@ def spawn(
     return Worker(process, words)
 
 
-def _child_setup(die_with_parent: bool) -> Callable[[], None] | None:
+def _child_setup(
+    die_with_parent: bool, prepare: Callable[[], None] | None = None
+) -> Callable[[], None] | None:
     """Return what the child has to do before exec; None if subprocess does it all."""
     ignored = [n for n in _ignored_signals() if n != signal.SIGHUP]
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     bind = _death_binder() if die_with_parent else None
-    if not (ignored or blocked or bind):
+    if not (ignored or blocked or bind or prepare):
         return None
 
     def setup() -> None:
         _reset_signals(ignored)
-        if bind is not None:
+        if prepare is not None:
+            prepare()
+        if bind is not None:  # last: a change of the user would undo it
             bind()
 
     return setup

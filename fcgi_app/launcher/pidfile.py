@@ -1,0 +1,68 @@
+"""A file with the process id of a supervisor, held by a lock while it lives."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+
+from ..errors import ConfigError
+
+__all__ = ["PidFile"]
+
+
+class PidFile:
+    """The pid file of this process.
+
+    The lock (flock(2)) tells a living process's file from one that was left behind,
+    even if the number belongs to somebody else by now.
+
+    Args:
+        path: absolute.
+        descriptor: of the locked file, if this process held it before an exec.
+
+    Raises:
+        ConfigError: another process holds it; the message has its number.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: str, descriptor: int | None = None) -> None:
+        self.path = path
+        if descriptor is not None:
+            os.set_inheritable(descriptor, False)
+            self.descriptor = descriptor
+            return
+        self.descriptor = _open_locked(path)
+        try:
+            os.ftruncate(self.descriptor, 0)
+            os.write(self.descriptor, b"%d\n" % os.getpid())
+        except OSError:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Remove the file, if it is still ours, and let go of it."""
+        with suppress(OSError):
+            if os.path.samestat(os.stat(self.path), os.fstat(self.descriptor)):
+                os.unlink(self.path)
+        os.close(self.descriptor)
+
+
+def _open_locked(path: str) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                    return descriptor
+        except BlockingIOError:
+            pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            reason = f"the process {pid or '(not known yet)'} runs and holds this file"
+            raise ConfigError("pid_file", path, reason) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # Its holder has removed it between our open and our lock.
+        os.close(descriptor)
