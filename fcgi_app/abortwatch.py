@@ -11,6 +11,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Thread
 from types import TracebackType
 
@@ -50,12 +51,15 @@ class AbortWatch:
             self._copy = os.dup(source)
         else:
             self._copy = socket.socket(fileno=os.dup(source.fileno()))
+        pipe: tuple[int, ...] = ()
         try:
-            ended, self._end = os.pipe()
+            pipe = ended, self._end = os.pipe()
             Thread(
                 target=self._run, args=(ended,), name="fcgi_app abort", daemon=True
             ).start()
         except BaseException:
+            for descriptor in pipe:
+                os.close(descriptor)
             self._close_copy()
             raise
 
@@ -68,7 +72,9 @@ class AbortWatch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        os.close(self._end)  # the thread sees it at the other end
+        with suppress(OSError):  # its end has come already
+            os.write(self._end, b"\0")  # a forked child may hold a copy of this
+        os.close(self._end)
 
     def _close_copy(self) -> None:
         if isinstance(self._copy, int):
@@ -88,7 +94,7 @@ class AbortWatch:
         """Wait for an abort (True) or for the end of the watch (False)."""
         copy = self._copy if isinstance(self._copy, int) else self._copy.fileno()
         poller = select.poll()
-        poller.register(ended, 0)
+        poller.register(ended, select.POLLIN)
         poller.register(copy, _HANG_UP | (0 if copy is self._copy else select.POLLIN))
         while True:
             ready = dict(poller.poll())

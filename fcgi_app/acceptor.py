@@ -15,7 +15,7 @@ import selectors
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
@@ -117,6 +117,7 @@ class Acceptor:
             (self._owing, ""),
         )
         self.stopping = False
+        self._closed = False
         self._passed_over = False
         self._nearest = inf  # deadline that the last wait knew of
         self._paused_until = 0.0
@@ -377,7 +378,7 @@ class Acceptor:
         self._connections.add(transport)
         # The request is nearly always there already: one look saves a registration.
         transport.receive()
-        if not transport.requests or transport.begun:
+        if not transport.serving or transport.begun:
             self.settle(transport)  # else its request is about to be served
         if len(self._connections) > self._most_connections:
             self._close_oldest_idle()
@@ -433,7 +434,7 @@ class Acceptor:
     def shut_down(self) -> None:
         """Close everything, after what was sent has had time to arrive."""
         self.stopping = True
-        if self._wake_in >= 0:
+        if not self._closed:
             while self._drain():
                 self.refuse_waiting()
             self.close()
@@ -457,7 +458,7 @@ class Acceptor:
 
     def _sweep(self) -> None:
         """Read, without waiting, whatever the connections have for us."""
-        if self._wake_in < 0:
+        if self._closed:
             return
         for key, _ in self._select(0):
             if isinstance(key.data, Transport):
@@ -478,30 +479,41 @@ class Acceptor:
         for transport in list(self._connections):
             transport.pay()
             transport.close()
-        if self._wake_in >= 0:
+        if not self._closed:
+            self._closed = True
             self._selector.close()
-            os.close(self._wake_in)
-            os.close(self._wake_out)
-            self._wake_in = self._wake_out = -1
+            self._close_pipe()
 
-    def abandon(self, but: Transport | None = None) -> None:
-        """In a forked child: close our copies of every socket, and touch no peer."""
+    def _close_pipe(self) -> None:
+        """Close what ``wake`` writes to; nobody finds the numbers afterwards."""
+        pipe = self._wake_in, self._wake_out
+        self._wake_in = self._wake_out = -1
+        for descriptor in pipe:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def abandon(self, but: Collection[Transport] = ()) -> None:
+        """In a forked child: close our copies of every socket, and touch no peer.
+
+        Args:
+            but: connections that the child answers on.
+        """
         self.stopping = True
         self._ready.clear()
         for listener in self._listeners:
             listener.close()
         self._listeners = []
         for transport in self._connections:
-            if transport is not but:
+            if transport not in but:
                 transport.closed = True
                 transport.sock.close()
-        self._connections = {but} if but is not None else set()
+        self._connections = set(but)
         self._selector.close()
         self._selector = selectors.DefaultSelector()
         self._select = self._selector.select
-        if but is not None:
-            but.watched = 0
-            but.place = None
+        for transport in but:
+            transport.watched = 0
+            transport.place = None
 
 
 def _room() -> int:

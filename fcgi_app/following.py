@@ -10,10 +10,10 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator
+from threading import Lock
 from typing import Any, TextIO
-from weakref import WeakKeyDictionary
 
-from .request import Request, serving
+from .request import serving
 from .textio import TextIn, TextOut
 
 __all__ = ["install", "remove"]
@@ -26,19 +26,21 @@ class _Following(io.TextIOBase):
 
     def __init__(self, member: str, own: TextIO | None) -> None:
         self._member = member
-        self._texts: WeakKeyDictionary[Request, Any] = WeakKeyDictionary()
         self._outside: Any = TextIn() if member == "stdin" else TextOut(member, own)
 
     @property
     def _text(self) -> Any:
         request = serving.get()
-        if request is None:
+        if request is None or request.finished:
             return self._outside
-        text = self._texts.get(request)
+        texts = request.texts
+        if texts is None:
+            texts = request.texts = {}  # which ends with the request
+        text = texts.get(self._member)
         if text is None:
             text = TextIn() if self._member == "stdin" else TextOut(self._member, None)
             text.bind(request)
-            self._texts[request] = text
+            text = texts.setdefault(self._member, text)
         return text
 
     @property
@@ -105,29 +107,39 @@ class _Following(io.TextIOBase):
     def fileno(self) -> int:
         return int(self._text.fileno())
 
+    def __del__(self) -> None:
+        """Close nothing: whose stream that would be depends on who collects it."""
 
+
+_changing = Lock()
 _installed = 0
 _originals: list[Any] = []
 _ours: list[_Following] = []
 
 
-def install() -> None:
-    """Put the following streams in place; may be called again before ``remove``."""
+def install(log: TextIO | None) -> None:
+    """Put the following streams in place; may be called again before ``remove``.
+
+    Args:
+        log: takes what is printed where no request is; None: that is dropped.
+    """
     global _installed
-    _installed += 1
-    if _installed > 1:
-        return
-    _originals[:] = [sys.stdin, sys.stdout, sys.stderr]
-    _ours[:] = [_Following(member, sys.stderr) for member in _MEMBERS]
-    sys.stdin, sys.stdout, sys.stderr = _ours
+    with _changing:
+        _installed += 1
+        if _installed > 1:
+            return
+        _originals[:] = [sys.stdin, sys.stdout, sys.stderr]
+        _ours[:] = [_Following(member, log) for member in _MEMBERS]
+        sys.stdin, sys.stdout, sys.stderr = _ours
 
 
 def remove() -> None:
     """Put the process's own back, where ours are still in place."""
     global _installed
-    _installed -= 1
-    if _installed:
-        return
-    for member, ours, own in zip(_MEMBERS, _ours, _originals, strict=True):
-        if getattr(sys, member) is ours:
-            setattr(sys, member, own)
+    with _changing:
+        _installed -= 1
+        if _installed:
+            return
+        for member, ours, own in zip(_MEMBERS, _ours, _originals, strict=True):
+            if getattr(sys, member) is ours:
+                setattr(sys, member, own)

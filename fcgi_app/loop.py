@@ -311,12 +311,19 @@ class Loop:
 
         assert isinstance(self._acceptor, ThreadedAcceptor)
         self.remove_streams()
-        install()
+        early = self._texts[1:] if self._texts is not None else ()
+        install(self._originals[2] if early else sys.stderr)
+        for text, following in zip(early, (sys.stdout, sys.stderr), strict=False):
+            text.fall_back(following)  # whoever took hold of it early, follows, too
         try:
             serve_threads(self._acceptor, handler, threads)
         finally:
             remove()
+            for text, own in zip(early, self._originals[1:], strict=False):
+                text.fall_back(own)
             self._end()
+            if self.owns_process():
+                self._acceptor.shut_down()
 
     def _end(self) -> None:
         """No request will come any more: put everything back."""
@@ -408,8 +415,8 @@ class Loop:
             if self._texts is not None:
                 for text in self._texts:
                     text.bind(None)
-        if self._acceptor is not None:
-            self._acceptor.abandon(keep)
+        if self._acceptor is not None and not self._threaded:  # which sees to it itself
+            self._acceptor.abandon((keep,) if keep is not None else ())
 
 
 def _closed_socket() -> socket.socket:

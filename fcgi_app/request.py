@@ -558,8 +558,9 @@ class Request:
                 self._data.clear()
             if self._stdin is not None:
                 self._stdin.close()
-            for text in (self.texts or {}).values():
-                text.bind(None)
+            if self.texts is not None:
+                for text in self.texts.values():
+                    text.bind(None)
             # Each stream holds the request: without the way back there is no cycle,
             # and nothing of a request is left for the garbage collector.
             self._stdin = self._stdout = self._stderr = self.texts = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from threading import Thread
+import sys
+from threading import Lock, Thread, current_thread
 from types import TracebackType
 from typing import Any
 
@@ -24,17 +25,26 @@ __all__ = ["Server", "serve_threads"]
 def serve_threads(acceptor: ThreadedAcceptor, handler: Handler, threads: int) -> None:
     """Call ``handler`` for the requests of ``acceptor``, in so many threads.
 
-    Returns when the acceptor has been stopped and all is served.
+    Returns when the acceptor has been stopped and all is served. An exception of a
+    signal handler stops it as well; running requests have ``linger_timeout`` then.
+
+    Raises:
+        RuntimeError: there can be no more threads; nothing is served.
     """
     workers = _start_threads(acceptor, handler, threads)
-    for worker in workers:
-        worker.join()
+    try:
+        for worker in workers:
+            worker.join()
+    except BaseException:  # Ctrl-C: what has begun is to end well
+        acceptor.shut_down()
+        raise
 
 
 def _start_threads(
     acceptor: ThreadedAcceptor, handler: Handler, threads: int
 ) -> list[Thread]:
     workers: list[Thread] = []
+    acceptor.start()
     try:
         for number in range(threads):
             worker = Thread(
@@ -45,8 +55,8 @@ def _start_threads(
             )
             worker.start()
             workers.append(worker)
-    except RuntimeError:
-        acceptor.stop()
+    except BaseException:  # there can be no more threads, or Ctrl-C
+        acceptor.shut_down()
         raise
     return workers
 
@@ -60,8 +70,9 @@ def _work(acceptor: ThreadedAcceptor, handler: Handler) -> None:
             pass
         try:
             request.finish()
-        except Exception:  # noqa: BLE001 - of a callback; the thread goes on
+        except BaseException:  # noqa: BLE001 - of a callback; the thread goes on
             log_exception("%s: its end failed", request)
+        del request  # while we wait for the next, nothing is to be left of it
 
 
 class Server:
@@ -114,6 +125,7 @@ class Server:
         self._threads = threads
         self._workers: list[Thread] = []
         self._pid = os.getpid()
+        self._closed = False
         release = None
         if isinstance(address, socket.socket):
             listener = address
@@ -127,7 +139,12 @@ class Server:
             listener = inherited
         self.socket = listener
         """The listening socket."""
-        self._acceptor = ThreadedAcceptor([listener], chosen, admits, release)
+        try:
+            self._acceptor = ThreadedAcceptor([listener], chosen, admits, release)
+        except BaseException:
+            (release or socket.socket.close)(listener)
+            raise
+        self._closing = Lock()
 
     @property
     def address(self) -> str:
@@ -141,10 +158,14 @@ class Server:
             CallSequenceError: it has been started before.
             RuntimeError: there can be no more threads.
         """
-        if self._workers:
+        if self._workers or self._closed:
             raise CallSequenceError("start: the server has been started before")
-        install()
-        self._workers = _start_threads(self._acceptor, self._handler, self._threads)
+        install(sys.stderr)
+        try:
+            self._workers = _start_threads(self._acceptor, self._handler, self._threads)
+        except BaseException:
+            remove()
+            raise
 
     def wait(self) -> None:
         """Wait until the server has been stopped and all is served."""
@@ -161,14 +182,20 @@ class Server:
         self._acceptor.stop()
 
     def close(self) -> None:
-        """Stop, wait until all is served, and close; idempotent."""
-        started, self._workers = self._workers, []
+        """Stop, wait until all is served, and close; idempotent.
+
+        Raises:
+            CallSequenceError: a handler calls it, which would wait for itself.
+        """
+        if current_thread() in self._workers:
+            raise CallSequenceError("close: called by a handler; call stop there")
         self._acceptor.stop()
-        for worker in started:
-            worker.join()
+        self.wait()
         self._acceptor.shut_down()
-        if started:
-            remove()
+        with self._closing:  # by one thread only
+            if self._workers and not self._closed:
+                remove()
+            self._closed = True
 
     def _release(self, listener: socket.socket) -> None:
         if self._pid == os.getpid():

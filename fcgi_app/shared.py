@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from selectors import EVENT_READ
 from threading import Condition
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from ._log import log_warning
+from ._log import log_info, log_warning
 from .body import InputBuffer
 from .codec.records import Buffer
 from .outlet import Outlet
@@ -24,12 +25,20 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from .request import Request
+    from .settings import Settings
 
 __all__ = ["SharedOwner", "SharedTransport"]
 
 _SHARE = 65536
 """Bytes of one request that may wait in a connection's queue when its thread goes on.
 Whoever has more waits; so a short answer goes out behind a share of each long one."""
+_TURN = 4 * _SHARE
+"""Bytes that go out on one connection before other threads get the lock. Whoever lets
+go of a lock and takes it again at once is nearly always first, so it has to wait."""
+_PAUSE = 50e-6
+"""Seconds that it waits: what it takes to wake a thread."""
+_MOST_AT_ONCE = 1 << 20
+"""Bytes of input read from a file at a time: all other threads wait meanwhile."""
 
 
 class SharedOwner(Owner, Protocol):
@@ -37,8 +46,6 @@ class SharedOwner(Owner, Protocol):
 
     lock: Any
     """A ``threading.RLock``."""
-    changed: Condition
-    """Of ``lock``: notified when a waiting thread may go on."""
 
     @property
     def alone(self) -> bool:
@@ -53,6 +60,34 @@ class SharedOwner(Owner, Protocol):
         """Let the acceptor's thread look around, if it is another one's turn."""
 
 
+class Waiters:
+    """The threads that wait for something to happen on one connection.
+
+    Each method is to be called with the acceptor's lock held.
+    """
+
+    __slots__ = ("_condition", "_lock")
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self._condition: Condition | None = None  # most connections never need it
+
+    def wait_for(self, predicate: Callable[[], object], timeout: float | None) -> bool:
+        """Wait until ``predicate()``; False when ``timeout`` seconds were too short."""
+        if self._condition is None:
+            self._condition = Condition(self._lock)
+        return bool(self._condition.wait_for(predicate, timeout))
+
+    def give_way(self) -> None:
+        """Let other threads have the lock for a moment."""
+        self.wait_for(lambda: False, _PAUSE)
+
+    def notify(self) -> None:
+        """Let every one of them look again."""
+        if self._condition is not None:
+            self._condition.notify_all()
+
+
 class SharedInput(InputBuffer):
     """An input buffer that one thread fills and another one empties."""
 
@@ -65,7 +100,7 @@ class SharedInput(InputBuffer):
     def take(self, limit: int) -> bytes:
         """Remove and return up to ``limit`` bytes; none when it is empty."""
         with self._lock:
-            return super().take(limit)
+            return super().take(min(limit, _MOST_AT_ONCE))
 
     def to_file(self) -> IO[bytes]:
         """Move what can be read to an unnamed file, positioned at its start."""
@@ -84,17 +119,21 @@ class SharedOutlet(Outlet):
     To be used with the acceptor's lock held; ``wait`` gives it up meanwhile.
 
     Attributes:
-        sent: bytes that the socket has ever taken.
+        sent: bytes that the socket has taken, or that went to nowhere.
     """
 
-    __slots__ = ("sent",)
+    __slots__ = ("_turn", "_waiters", "sent")
 
-    def __init__(self, sock: socket.SocketType) -> None:
+    def __init__(self, sock: socket.SocketType, waiters: Waiters) -> None:
         super().__init__(sock)
+        self._waiters = waiters
+        self._turn = 0  # what had been sent when others had the lock
         self.sent = 0
 
     def send(self, buffers: list[Buffer], wait: Callable[[], None]) -> None:
         """Queue ``buffers``, and wait until all but a share of them has been sent.
+
+        What other threads send may come in between.
 
         Raises:
             OSError: the socket, or ``wait``, says that it is over.
@@ -105,17 +144,22 @@ class SharedOutlet(Outlet):
             share.append(buffer)
             size += len(buffer)
             if size >= _SHARE:
-                self._send_share(share, wait)
+                self.send_together(share, wait)
                 share, size = [], 0
-        self._send_share(share, wait)
+        self.send_together(share, wait)
 
-    def _send_share(self, buffers: list[Buffer], wait: Callable[[], None]) -> None:
+    def send_together(
+        self, buffers: list[Buffer], wait: Callable[[], None], left: int = _SHARE
+    ) -> None:
+        """Do the same with nothing in between, until ``left`` bytes are unsent."""
         self.push_all(buffers)
         mine = self.sent + self.pending
-        while mine - self.sent > _SHARE:
-            if self.lost:
-                raise BrokenPipeError(errno.EPIPE, "the connection is lost")
+        while not self.lost and mine - self.sent > left:
             wait()
+            self._turn = self.sent
+        if self.sent - self._turn >= _TURN:
+            self._waiters.give_way()
+            self._turn = self.sent
         if self.lost:
             raise BrokenPipeError(errno.EPIPE, "the connection is lost")
 
@@ -125,77 +169,156 @@ class SharedOutlet(Outlet):
             self.queue += buffers
         self.push()
 
+    def lose(self) -> None:
+        """Send nothing any more."""
+        self._lose()
+
+    def _lose(self) -> None:
+        super()._lose()
+        self._waiters.notify()
+
     def _remove(self, sent: int) -> None:
         self.sent += sent
         super()._remove(sent)
+        self._waiters.notify()
 
 
 class SharedTransport(Transport):
     """One connection from a web server, for a ``ThreadedAcceptor``."""
 
-    __slots__ = ()
+    __slots__ = ("_held", "_waiters")
 
     _owner: SharedOwner
     _outlet: SharedOutlet
 
+    def __init__(
+        self,
+        sock: socket.SocketType,
+        peer: Any,
+        settings: Settings,
+        values: Mapping[bytes, bytes],
+        owner: SharedOwner,
+    ) -> None:
+        self._waiters = Waiters(owner.lock)
+        self._held: list[Request] = []
+        super().__init__(sock, peer, settings, values, owner)
+
     def _make_outlet(self, sock: socket.SocketType) -> SharedOutlet:
-        return SharedOutlet(sock)
+        return SharedOutlet(sock, self._waiters)
 
     def _make_input(self) -> SharedInput:
         return SharedInput(self._owner.lock)
+
+    # What the acceptor asks
+
+    @property
+    def serving(self) -> bool:
+        """False: while a request is served, its connection is watched."""
+        return False
 
     @property
     def paused(self) -> bool:
         """Whether reading on must wait until the application wants the input.
 
         Only where one request has the connection: others would wait for it. Their
-        input goes to a file when there is too much of it.
+        input goes to a file when there is too much of it. So does that of a request
+        whose application waits for its abort, which comes behind the input.
         """
-        if len(self.requests) != 1:
+        requests = self.requests
+        if self._handed_over:
+            return True
+        if len(requests) != 1:
             return False
-        request = self.requests[0]
-        if not (request.running and request.input_open):
+        request = requests[0]
+        if request.watchful or not (request.dispatched and request.input_open):
             return False
         unread = request._body.size
         if request._data is not None:
             unread += request._data.size
         return unread >= max(self._settings.read_ahead, 1)
 
+    @property
+    def _handed_over(self) -> bool:
+        """Whether a forked child reads, or is to read, what comes."""
+        return any(request._detached for request in self.requests)
+
+    # Receiving: with the lock held, by any thread
+
+    def receive(self) -> bool:
+        """Read once, without waiting, and act on it; whether anything was there."""
+        return not self._handed_over and super().receive()
+
+    def _feed(self, data: bytes) -> None:
+        super()._feed(data)
+        self._waiters.notify()
+
+    def _abort(self, request: Request) -> None:
+        super()._abort(request)
+        self._waiters.notify()
+
+    # Two requests of the same id, sent without waiting for the first one's end: their
+    # answers could not be told apart, so they are served one after the other.
+
+    def _ready(self, request: Request) -> None:
+        if self._is_behind(request):
+            request.dispatched = True
+            self._held.append(request)
+        else:
+            super()._ready(request)
+
+    def _is_behind(self, request: Request) -> bool:
+        """Whether an earlier request of the same id has not ended."""
+        for other in self.requests:
+            if other.request_id == request.request_id:
+                return other is not request
+        return False
+
+    def _release_held(self) -> None:
+        for request in list(self._held):
+            if request.finished:
+                self._held.remove(request)
+            elif not self._is_behind(request):
+                self._held.remove(request)
+                super()._ready(request)
+
     # The channel of a request: called by the thread that has it
 
     def fill(self, request: Request, *, wait: bool) -> bool:
-        """Wait until more input has come or the body is late; else do nothing."""
-        owner = self._owner
-        with owner.lock:
-            if owner.alone:
+        """Receive more; with ``wait``, until something came or the body is late."""
+        with self._owner.lock:
+            if self._owner.alone:
                 return super().fill(request, wait=wait)
-            if not wait:
-                return False
-            source = request._filter_input() if request._filtering else request._body
-            if source.size or source.ended:
-                return True
-            if self.eof or self.deaf or self.closed:
-                self._abort(request)  # else its thread would ask for ever
-                return False
-            self._settle_from_afar()  # there is room again for what comes
-            timeout = self._settings.body_timeout
-            if not owner.changed.wait_for(
-                lambda: source.size or source.ended, timeout or None
-            ):
-                log_warning("%s: no input for %g s; given up", request, timeout)
-                self._abort(request)
-                return False
-            return True
+            if wait:
+                return self._wait_input(request)
+            came = not self.choked and self.receive()
+            if came:
+                self._settle_from_afar()
+            return came
 
-    def _keep_input(self, request: Request, source: InputBuffer, data: bytes) -> None:
-        super()._keep_input(request, source, data)
-        if request.running:
-            self._owner.changed.notify_all()
+    def _wait_input(self, request: Request) -> bool:
+        """Wait until the acceptor's thread has received some input."""
+        source = request._filter_input() if request._filtering else request._body
+        if source.size or source.ended:
+            return True
+        if self.eof or self.deaf or self.closed:
+            self._abort(request)  # else its thread would ask for ever
+            return False
+        self._settle_from_afar()  # there is room again for what comes
+        timeout = self._settings.body_timeout
+        if self._waiters.wait_for(lambda: source.size or source.ended, timeout or None):
+            return True
+        log_warning("%s: no input for %g s; given up", request, timeout)
+        self._abort(request)
+        return False
 
     def wait_aborted(self, request: Request, timeout: float | None) -> None:
         """Wait until the request is aborted, ``timeout`` seconds at most."""
         with self._owner.lock:
-            self._owner.changed.wait_for(
+            if self._owner.alone:
+                super().wait_aborted(request, timeout)
+                return
+            self._be_watchful(request)
+            self._waiters.wait_for(
                 lambda: request._aborted or request.finished, timeout
             )
 
@@ -203,7 +326,16 @@ class SharedTransport(Transport):
         self, request: Request, callback: Callable[[], object]
     ) -> AbstractContextManager[object]:
         """Have ``callback`` called by a thread of its own once it is aborted."""
-        return self._owner.watch(request, callback)
+        with self._owner.lock:
+            if self._owner.alone:
+                return super().watch(request, callback)
+            self._be_watchful(request)
+            return self._owner.watch(request, callback)
+
+    def _be_watchful(self, request: Request) -> None:
+        if not request.watchful:
+            request.watchful = True
+            self._settle_from_afar()
 
     def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
         """Send STDOUT records; waits for the web server to take most of them."""
@@ -219,6 +351,8 @@ class SharedTransport(Transport):
         """Send all that is left of a response; then keep or close."""
         with self._owner.lock:
             super().end(request, stderr, stdout)
+            self._release_held()
+            self._waiters.notify()
             self._owner.interrupt()
 
     def refuse(self, request: Request) -> None:
@@ -230,6 +364,7 @@ class SharedTransport(Transport):
         """Close this process's copy of the connection, without shutting it down."""
         with self._owner.lock:
             super().hand_over(request)
+            self._owner.interrupt()
 
     # Waiting
 
@@ -240,53 +375,68 @@ class SharedTransport(Transport):
 
     def _wait_writable(self) -> None:
         """Wait until the acceptor's thread has sent some of the queue."""
+        outlet = self._outlet
         if self._owner.alone:
             super()._wait_writable()
-            self._outlet.push()
+            outlet.push()
             return
         timeout = self._settings.write_timeout
-        sent = self._outlet.sent
+        sent = outlet.sent
         self._settle_from_afar()
-        came = self._owner.changed.wait_for(
-            lambda: self._outlet.sent != sent or self._outlet.lost or self.closed,
-            timeout or None,
+        came = self._waiters.wait_for(
+            lambda: outlet.sent != sent or outlet.lost or self.closed, timeout or None
         )
         if self.closed:
             raise BrokenPipeError(errno.EPIPE, "the connection is closed")
         if not came:
+            outlet.lose()
             raise TimeoutError(
                 errno.ETIMEDOUT, f"the web server took no output for {timeout:g} s"
             )
 
-    def send_replies(self) -> None:
-        """Send on what the socket would not take before."""
-        super().send_replies()
-        self._owner.changed.notify_all()
-
-    def _send(self, buffers: list[Buffer], last: bool = False) -> None:
-        if not (last or self._owner.alone):
+    def _send(self, buffers: list[Buffer]) -> None:
+        if self._owner.alone:
+            self._send_together(buffers, 0)
+        else:
             super()._send(buffers)
-            return
+
+    def _send_end(self, buffers: list[Buffer], last: bool) -> None:
+        # An end-request record that is owed may follow at any time.
         if last:
             self._cork()
-        super()._send(buffers)
+        self._send_together(buffers, 0 if last or self._owner.alone else _SHARE)
+        if last:
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def _send_together(self, buffers: list[Buffer], left: int) -> None:
+        if self.closed:
+            raise BrokenPipeError(errno.EPIPE, "the connection is closed")
         try:
-            while self._outlet.queue:
-                self._wait_writable()
-            if last:
-                self.sock.shutdown(socket.SHUT_WR)
+            self._outlet.send_together(buffers, self._wait_writable, left)
         finally:
             self._note_loss()
 
-    def _on_stdin_end(self, event: Any) -> None:
-        super()._on_stdin_end(event)
-        self._owner.changed.notify_all()
-
-    def _on_data_end(self, event: Any) -> None:
-        super()._on_data_end(event)
-        self._owner.changed.notify_all()
+    def _next_step(self) -> None:
+        if self._held:
+            self._release_held()
+        # One of many has ended: the connection is watched already as it should be.
+        if (
+            len(self.requests) > 1
+            and self.watched == EVENT_READ
+            and not (self._outlet.queue or self._outlet.lost or self.deaf)
+        ):
+            return
+        super()._next_step()
 
     def close(self) -> None:
-        """Close the socket; idempotent."""
+        """Close the socket; idempotent. What is still being served, is aborted."""
+        if self.closed:
+            return
+        for request in list(self.requests):
+            self._abort(request)
+            if not request.running:
+                log_info("%s: its connection was closed; dropped", request)
+                request.drop()
+                self.requests.remove(request)
         super().close()
-        self._owner.changed.notify_all()
+        self._waiters.notify()

@@ -62,7 +62,7 @@ class TextOut(io.TextIOBase):
         # Takes encoded text; None: not known yet, or not as simple as that.
         self._put: Callable[[bytes], object] | None = None
         self._changed = False
-        self._following = _FollowingBuffer(self)
+        self._following: _FollowingBuffer | None = None
         self._forget_changes()
 
     def _forget_changes(self) -> None:
@@ -81,6 +81,10 @@ class TextOut(io.TextIOBase):
             self._forget_changes()
         self._source = source
         self._stream = self._put = None
+
+    def fall_back(self, own: TextIO | None) -> None:
+        """Write to ``own`` from now on where nothing is bound; None: drop it."""
+        self._own = own
 
     @property
     def _bound(self) -> BinaryOut | None:
@@ -159,7 +163,11 @@ class TextOut(io.TextIOBase):
     @property
     def buffer(self) -> Any:
         """The request's binary stream; outside a request, one that will follow."""
-        return self._bound if self._bound is not None else self._following
+        if self._bound is not None:
+            return self._bound
+        if self._following is None:
+            self._following = _FollowingBuffer(self)
+        return self._following
 
     def close(self) -> None:
         """End the request's stream; the object is as new for the next request.

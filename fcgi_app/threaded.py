@@ -7,10 +7,11 @@ that serve requests compute.
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from math import inf
 from threading import Condition, RLock, Thread, current_thread
@@ -18,9 +19,9 @@ from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
-from ._log import log_exception
+from ._log import flush_log, log_exception, log_in_background
 from .acceptor import Acceptor, Admission
-from .request import Request
+from .request import Request, serving
 from .settings import Settings
 from .shared import SharedTransport
 from .transport import Transport
@@ -35,7 +36,7 @@ class ThreadedAcceptor(Acceptor):
 
     Attributes:
         lock: guards all connections; nobody waits for anything while holding it.
-        changed: of ``lock``; notified when a thread that waits may go on.
+        changed: of ``lock``; notified when a request is ready, and when none will be.
         alone: there is no thread that reads and writes: this is a forked child.
     """
 
@@ -58,6 +59,7 @@ class ThreadedAcceptor(Acceptor):
         self._refusing = False  # nobody takes requests any more
         self._planned = inf  # the deadline that the thread is waiting for
         self._watches: dict[Request, list[Callable[[], object]]] = {}
+        log_in_background()  # for the lock's sake
         super().__init__(listeners, settings, admits, release)
         self._select = self._select_unlocked
         self._modifies_waiting = not isinstance(self._selector, _SEEN_AT_ONCE)
@@ -86,7 +88,20 @@ class ThreadedAcceptor(Acceptor):
                 left = until - monotonic()
                 if left <= 0:
                     raise TimeoutError(f"no request came within {timeout:g} s")
-                self._work.wait(None if left == inf else left)
+                try:
+                    self._work.wait(None if left == inf else left)
+                except BaseException:  # of a signal handler, in the main thread
+                    self._work.notify()  # what we were woken for is another one's now
+                    raise
+
+    def start(self) -> None:
+        """Start the acceptor's own thread; ``next_request`` does it if need be.
+
+        Raises:
+            RuntimeError: it cannot be started.
+        """
+        with self.lock:
+            self._start()
 
     def shut_down(self) -> None:
         """Stop, and wait until all that has been asked is served and sent.
@@ -95,14 +110,28 @@ class ThreadedAcceptor(Acceptor):
         """
         self._refusing = True
         self.stop()
-        thread = self._thread
-        if thread is None:
-            with self.lock:
-                if not self._over:
-                    self.retire()
-                    super().shut_down()
-        elif thread is not current_thread():
+        with self.lock:
+            thread = self._thread
+            if thread is None and not self._over:
+                self._over = True
+                self.retire()
+                super().shut_down()
+                self._tell_all()
+        if thread is current_thread():
+            return
+        if thread is not None:
             thread.join(self._settings.linger_timeout or None)
+        if self._over:
+            super()._close_pipe()
+        flush_log()
+
+    def _close_pipe(self) -> None:
+        """Leave it to ``shut_down``: a signal may be about to write to it."""
+
+    def _tell_all(self) -> None:
+        """Wake everybody who waits for a request: there will be none."""
+        self._work.notify_all()
+        self.changed.notify_all()
 
     def _start(self) -> None:
         if self._thread is None and not (self._over or self.alone):
@@ -117,14 +146,13 @@ class ThreadedAcceptor(Acceptor):
         ready = super().request_ready(request)
         if ready:
             self._work.notify()
+            self.changed.notify_all()
         return ready
 
     def aborted(self, request: Request) -> None:
-        """Let whoever waits for something of ``request`` look again."""
-        self.changed.notify_all()
+        """Have the callbacks called that wait for the end of ``request``."""
         for callback in self._watches.pop(request, ()):
-            # The thread of the connections has no time for it.
-            Thread(target=callback, name="fcgi_app abort", daemon=True).start()
+            _call_elsewhere(callback)
 
     def watch(
         self, request: Request, callback: Callable[[], object]
@@ -132,7 +160,7 @@ class ThreadedAcceptor(Acceptor):
         """Have ``callback`` called in a thread of its own once it is aborted."""
         with self.lock:
             if request._aborted:
-                Thread(target=callback, name="fcgi_app abort", daemon=True).start()
+                _call_elsewhere(callback)
             else:
                 self._watches.setdefault(request, []).append(callback)
         return self._watching(request)
@@ -162,6 +190,7 @@ class ThreadedAcceptor(Acceptor):
                         self._turn(None)
         except Exception:  # noqa: BLE001 - nobody else would tell
             log_exception("the acceptor's thread failed")
+            flush_log()
             os._exit(70)  # EX_SOFTWARE: a process that serves nothing must not stay
 
     def _select_unlocked(
@@ -172,27 +201,27 @@ class ThreadedAcceptor(Acceptor):
         self.lock.release()
         try:
             return self._selector.select(wait)
+        except OSError as error:
+            if error.errno != errno.EBADF or not self._modifies_waiting:
+                raise
+            return []  # a thread has closed a connection before select(2) saw it
         finally:
             self.lock.acquire()
             self._planned = -inf  # it is awake, and looks again before it waits
 
-    def _turn(self, until: float | None) -> bool:
-        came = super()._turn(until)
-        self.changed.notify_all()
-        return came
-
     def _finish(self) -> None:
         """Serve what has been asked, send what has been answered, then close."""
         self.retire()
-        while self._busy():
+        while True:
             if self._refusing:
                 self.refuse_waiting()
+            if not self._busy():
+                break
             self._turn(None)
         if not self._drain():
             self._over = True
             self.close()
-            self._work.notify_all()
-            self.changed.notify_all()
+            self._tell_all()
 
     def _busy(self) -> bool:
         """Whether a request is being served, or an answer on its way."""
@@ -207,11 +236,26 @@ class ThreadedAcceptor(Acceptor):
 
     # Forks
 
-    def abandon(self, but: Transport | None = None) -> None:
+    def abandon(self, but: Collection[Transport] = ()) -> None:
         """In a forked child: close our copies of every socket, and touch no peer."""
         self.alone = True
         self._thread = None
+        self._watches.clear()
         super().abandon(but)
+
+    def abandon_others(self) -> None:
+        """In a forked child: keep nothing but what was detached for it."""
+        current = serving.get()
+        mine = [
+            transport
+            for transport in self._connections
+            if any(request._detached for request in transport.requests)
+        ]
+        for transport in mine:
+            if current in transport.requests:  # the others have children of their own
+                mine = [transport]
+                break
+        self.abandon(mine)
 
 
 _SEEN_AT_ONCE = tuple(
@@ -224,9 +268,17 @@ _living: WeakSet[ThreadedAcceptor] = WeakSet()
 _held: list[Any] = []
 
 
+def _call_elsewhere(callback: Callable[[], object]) -> None:
+    """Call it in a thread: that of the connections has no time for it."""
+    try:
+        Thread(target=callback, name="fcgi_app abort", daemon=True).start()
+    except RuntimeError:  # there are too many; late is worse than slow
+        callback()
+
+
 def _before_fork() -> None:
     """Have no connection in the middle of anything in the child."""
-    for acceptor in list(_living):
+    for acceptor in sorted(_living, key=id):  # in the same order for all who fork
         acceptor.lock.acquire()
         _held.append(acceptor)
 
@@ -237,14 +289,14 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    request = serving.get()
+    mine = request is not None and isinstance(request._channel, SharedTransport)
+    if request is not None and mine and not request._detached:
+        request.forget_output()
+        serving.set(None)  # what the child prints goes to the log
     while _held:
         acceptor = _held.pop()
-        detached = [
-            transport
-            for transport in acceptor._connections
-            if any(request._detached for request in transport.requests)
-        ]
-        acceptor.abandon(detached[0] if detached else None)
+        acceptor.abandon_others()
         acceptor.lock.release()
 
 

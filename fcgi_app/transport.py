@@ -29,6 +29,7 @@ from .protocol import (
     Connection,
     DataEnded,
     DataReceived,
+    Event,
     InputDiscarded,
     ParamsReceived,
     RequestRefused,
@@ -49,6 +50,7 @@ _MAX_REPLIES = 1 << 20
 """Bytes of short answers that a web server may leave unread; it is not read beyond."""
 _COMPLETE = State.COMPLETE  # a look into the class is slow before Python 3.12
 _AUTHORIZER = int(Role.AUTHORIZER)
+_RESPONDER = int(Role.RESPONDER)
 _STATUS_OF: dict[int, int] = {
     ProtocolStatus.OVERLOADED: 503,
     ProtocolStatus.UNKNOWN_ROLE: 501,
@@ -224,8 +226,7 @@ class Transport:
             self._on_whole(whole)
             return
         try:
-            for event in connection.receive_part(data):
-                _ON_EVENT[type(event)](self, event)
+            self._handle(connection.receive_part(data))
             if connection.error is not None:
                 raise connection.error
         except RemoteProtocolError as error:
@@ -235,6 +236,23 @@ class Transport:
         replies = connection.data_to_send()
         if replies:
             self._outlet.push(replies)
+
+    def _handle(self, events: list[Event]) -> None:
+        """Act on events; params with the end of an empty STDIN behind are one step."""
+        begun: ParamsReceived | None = None
+        for event in events:
+            if begun is not None:
+                first, begun = begun, None
+                if type(event) is StdinEnded and event.request is first.request:
+                    self._on_whole(first)
+                    continue
+                self._on_params(first)
+            if type(event) is ParamsReceived and event.request.role == _RESPONDER:
+                begun = event
+            else:
+                _ON_EVENT[type(event)](self, event)
+        if begun is not None:
+            self._on_params(begun)
 
     def _peer_ended(self) -> None:
         """Note that the peer has closed, or shut down its side to wait for answers."""
@@ -491,7 +509,7 @@ class Transport:
             self.until = monotonic() + (self._settings.linger_timeout or inf)
         buffers.append(end)
         try:
-            self._send(buffers, last=self._is_last(request))
+            self._send_end(buffers, self._is_last(request))
         except OSError as error:
             log_info("%s: its end could not be sent: %s", request, error)
         self.requests.remove(request)
@@ -556,11 +574,8 @@ class Transport:
 
     # Sending
 
-    def _send(self, buffers: list[Buffer], last: bool = False) -> None:
+    def _send(self, buffers: list[Buffer]) -> None:
         """Send all of ``buffers``, waiting for the web server where it is slow.
-
-        With ``last``, our FIN leaves in the same segment. A web server that saw the
-        end first might reuse the connection for a request, which would be lost.
 
         Raises:
             OSError: it has gone, or takes nothing for ``write_timeout``.
@@ -568,13 +583,24 @@ class Transport:
         if self.closed:
             raise BrokenPipeError(errno.EPIPE, "the connection is closed")
         try:
-            if last:
-                self._cork()
             self._outlet.send(buffers, self._wait_writable)
-            if last:
-                self.sock.shutdown(socket.SHUT_WR)  # this lets a corked segment go
         finally:
             self._note_loss()
+
+    def _send_end(self, buffers: list[Buffer], last: bool) -> None:
+        """Send the end of a response, which nothing may get in between.
+
+        With ``last``, our FIN leaves in the same segment. A web server that saw the
+        end first might reuse the connection for a request, which would be lost.
+
+        Raises:
+            OSError: as ``_send``.
+        """
+        if last:
+            self._cork()
+        self._send(buffers)
+        if last:
+            self.sock.shutdown(socket.SHUT_WR)  # this lets a corked segment go
 
     def _note_loss(self) -> None:
         if self._outlet.lost:

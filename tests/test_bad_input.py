@@ -48,13 +48,32 @@ PROGRAM = """
 """
 
 
-@pytest.fixture(scope="module", params=[socket.AF_UNIX, socket.AF_INET])
+THREADED = """
+    import sys
+    from fcgi_app import run
+    def handler(request):
+        body = sys.stdin.read()
+        sys.stdout.write("Content-Type: text/plain\\r\\n\\r\\n")
+        print(request.params.get("COOKIE"), len(body), end="")
+    run(handler, threads=4)
+"""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((socket.AF_UNIX, PROGRAM), id="unix"),
+        pytest.param((socket.AF_INET, PROGRAM), id="tcp"),
+        pytest.param((socket.AF_UNIX, THREADED), id="threads"),
+    ],
+)
 def app(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[App]:
     """One process that has to live through all that is sent to it."""
     directory = tmp_path_factory.mktemp("bad")
-    with App(directory, PROGRAM, family=request.param) as running:
+    family, program = request.param
+    with App(directory, program, family=family) as running:
         yield running
         assert running.stop() == 0
         assert "Traceback" not in running.log
@@ -166,7 +185,7 @@ class TestMalformed:
                 wire.sock.shutdown(socket.SHUT_WR)
             assert wire.is_closed()
         check_next(app)
-        assert (reason or "") in app.log[before:]
+        assert app.logged(reason or "", before)
 
     @pytest.mark.parametrize(("sample", "reason"), MALFORMED[:4])
     def test_whole_requests_in_front_are_served(

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -266,6 +267,18 @@ class App:
     def log(self) -> str:
         """What the process has written to its own stderr so far."""
         return self.log_path.read_text(errors="replace")
+
+    def logged(self, text: str, start: int = 0) -> bool:
+        """Whether the text stands in the log from ``start`` on, or soon will.
+
+        With threads, another one writes the log.
+        """
+        until = time.monotonic() + 10
+        while text not in self.log[start:]:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.005)
+        return True
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal it and wait for its end; returns the exit status."""

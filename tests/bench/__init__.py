@@ -25,6 +25,8 @@ of the rounds counts, the least and the greatest are shown beside it.
     memory     resident memory beside an interpreter that imported the same modules
     idle       5,000 idle kept connections: memory, and what they cost the others
     fdpass     clients that httpd hands over, beside a receiver in C (`fdpass.c`)
+    threads    `run(…, threads=16)` with 16 and with 1,000 kept connections
+    multiplexed  64 requests at a time, on one connection and on 64
     cookies    200,000 requests, each with its own cookie: how memory grows
 
 To add a program to compare with, add a `Program` in `programs.py` and a limit for it

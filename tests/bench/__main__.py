@@ -19,6 +19,7 @@ from .handover import handovers
 from .load import LoadError, build
 from .memory import cookies, footprint, idle
 from .programs import ROOT, Cache
+from .threads import crowd, multiplexed
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 Measured = tuple[str, list[Claim]]
@@ -43,6 +44,14 @@ def scenarios(
     found["fdpass"] = (
         "handovers of mod_proxy_fdpass",
         partial(handovers, cache, rounds, seconds),
+    )
+    found["threads"] = (
+        "16 threads, hello: 16 and 1,000 kept connections",
+        partial(crowd, cache, load, rounds, seconds),
+    )
+    found["multiplexed"] = (
+        "16 threads, hello: 64 requests at a time on 1 and on 64 connections",
+        partial(multiplexed, cache, rounds, seconds),
     )
     found["cookies"] = ("requests that differ", partial(cookies, cache, load))
     return found
