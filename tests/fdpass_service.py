@@ -48,7 +48,11 @@ class Client:
             self.port = client.getsockname()[1]
             self.socket = client.dup()
             self.socket.settimeout(TIMEOUT)
-            Sender(path).send(server)
+            try:
+                Sender(path).send(server)
+            except OSError:
+                self.socket.close()
+                raise
 
     def line(self) -> str:
         """Read one line of the answer."""

@@ -246,4 +246,5 @@ def test_threaded(threaded: Site, way: Way) -> None:
         answers = [pool.submit(threaded.ask, way, "/?pause=1") for _ in range(20)]
         texts = [answer.result().text for answer in answers]
     assert time.monotonic() - started < 8  # 20 in a row take 20
-    assert len({text.partition("Thread ")[2].partition(",")[0] for text in texts}) == 20
+    # A bridge (cgi-fcgi) may be so slow to come that a thread has its second turn.
+    assert len({text.partition("Thread ")[2].partition(",")[0] for text in texts}) > 10

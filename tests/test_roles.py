@@ -313,7 +313,7 @@ except CallSequenceError: sys.__stderr__.write("told late\\n"); sys.__stderr__.f
 """
         assert ask(app, text).stdout == b"Status: 200 OK\r\n\r\n"
         ask(app, "request.deny()")
-        assert "told late" in app.log
+        assert app.logged("told late")
 
     @pytest.mark.parametrize("mode", ["run", "threads"])
     def test_exception_behind_a_permission(self, tmp_path: Path, mode: str) -> None:
@@ -599,7 +599,7 @@ class TestMisplaced:
                 assert (role, place >= 5) == (Role.FILTER, True), got
         with app.connect() as wire:
             check_next(wire)
-        assert reason in app.log[before:]
+        assert app.logged(reason, before)
 
     @by_role
     @pytest.mark.parametrize("record", NOBODYS)

@@ -340,7 +340,7 @@ class TestForks:
             "os.wait()\n"
             "sys.exit()"
         )
-        with App(tmp_path, FORKING, env={"FCGI_APP_READ_AHEAD": "0"}) as app:
+        with App(tmp_path, FORKING, env={**QUIET, "FCGI_APP_READ_AHEAD": "0"}) as app:
             with app.connect() as wire:
                 wire.send(begin_request(), params(pairs=[(b"CODE", text.encode())]))
                 assert app.ask().body == b"before\nafter\n"
