@@ -7,13 +7,14 @@ usage: sh tests/run.sh [--all-servers] [--coverage] [PYTEST ARGUMENTS]
 Without pytest arguments: installs the web servers that are missing, builds the wheel,
 looks at the source (ruff, mypy, import-linter, mandoc), tries the quick start, and runs
 the test suite against the installed wheel: all of it on python3, and on every other
-Python 3.10 to 3.13 that is found the part that needs no real web server. The others
-run two at a time, and each shows what it has to say when it is done.
+Python 3.10 to 3.13 that is found the part that needs no real web server and is not
+marked slow. The others run two at a time, and each shows what it has to say when it is
+done.
 
 With pytest arguments: only those tests, only on python3, such as
     sh tests/run.sh tests/test_params.py -k truncated
 
-  --all-servers   every Python runs the tests with real web servers too
+  --all-servers   every Python runs all tests, those with real web servers too
   --coverage      measures branch coverage on python3 and prints what is missing
 
   PYTHON=/path/to/python3.12   the interpreter that stands for python3
@@ -227,7 +228,7 @@ another_python() {
         if [ "$all_servers" = yes ]; then
             step "tests on Python $1" suite "$envs/$1" -q
         else
-            step "tests on Python $1" suite "$envs/$1" -q -m "not e2e"
+            step "tests on Python $1" suite "$envs/$1" -q -m "not e2e and not slow"
         fi
     cat "$envs/$1.log" >&3
     echo "$failed" >"$envs/$1.failed"
