@@ -213,13 +213,7 @@ class Acceptor:
 
     def rest(self, transport: Transport) -> None:
         """Keep a connection on which nothing is owed: the usual case of ``settle``."""
-        if transport.place is not None:
-            transport.place.pop(transport, None)
-        transport.place = self._idle
-        wait = self._settings.keep_timeout
-        deadline = self._idle[transport] = monotonic() + wait if wait else inf
-        if deadline < self._nearest:
-            self._nearest = deadline
+        self._put(transport, self._idle, self._settings.keep_timeout)
         if transport.watched != EVENT_READ:
             self._watch(transport, EVENT_READ)
 

@@ -259,13 +259,8 @@ class Connection:
         The same as ``stdout`` and ``end_request`` for a request whose input has
         ended, that has written nothing on STDERR, and has at most 65,535 bytes left.
         """
-        if request.ended:
-            self._check_open(request)
-        request_id = request.request_id
-        request.ended = True
-        if self._requests.get(request_id) is request:
-            del self._requests[request_id]
-        end = _build_end(request_id, app_status, _REQUEST_COMPLETE)
+        request_id = self._check_open(request)
+        end = self.end_request(request, app_status)
         size = len(data)
         if not size:
             return end
@@ -282,7 +277,7 @@ class Connection:
         self,
         request: RequestState,
         app_status: int = 0,
-        protocol_status: int = ProtocolStatus.REQUEST_COMPLETE,
+        protocol_status: int = _REQUEST_COMPLETE,
         *,
         stderr_used: bool = False,
     ) -> bytes:
@@ -300,7 +295,7 @@ class Connection:
             )
         request_id = request.request_id
         request.ended = True
-        if request.state == State.COMPLETE:
+        if request.state is _COMPLETE:
             if self._requests.get(request_id) is request:
                 del self._requests[request_id]
         else:
