@@ -60,6 +60,7 @@ class FcgxProcess:
         self._open: dict[Request, int] = {}  # and the thread that took it
         self._signals: list[int] = []
         self._terminating = False
+        self._woken_by: ThreadedAcceptor | None = None
         self._pid = os.getpid()
         os.register_at_fork(
             before=self._lock.acquire,
@@ -196,7 +197,10 @@ class FcgxProcess:
             return None
         else:
             acceptor = self._acceptor(descriptor)
-            if interruptible and current_thread() is main_thread():
+            main = current_thread() is main_thread()
+            if main and self._woken_by is not acceptor:
+                self._be_woken_by(acceptor)
+            if main and interruptible:
                 request = next_unless_interrupted(acceptor)
             else:
                 request = acceptor.next_request()
@@ -274,7 +278,22 @@ class FcgxProcess:
             self._terminating = True
             self.stop()
 
+    def _be_woken_by(self, acceptor: ThreadedAcceptor) -> None:
+        """Have the main thread notice a signal that comes right before it waits.
+
+        Nothing but the acceptor's thread can tell it, see `ThreadedAcceptor`.
+        """
+        wake = acceptor.wake_descriptor
+        before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        if before != -1 and self._woken_by is None:  # an event loop has its own
+            signal.set_wakeup_fd(before)
+        else:
+            self._woken_by = acceptor
+
     def _release_signals(self) -> None:
+        if self._woken_by is not None and current_thread() is main_thread():
+            self._woken_by = None
+            signal.set_wakeup_fd(-1)
         for number in self._signals:
             if signal.getsignal(number) == self._on_signal:
                 signal.signal(number, signal.SIG_DFL)

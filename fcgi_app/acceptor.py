@@ -287,11 +287,12 @@ class Acceptor:
             return None
         return min(max(0.0, nearest - monotonic()), _LONGEST_WAIT)
 
-    def _clear_wake(self) -> None:
+    def _clear_wake(self) -> bytes:
+        """Return what woke us: numbers of signals, and 0 for `wake`."""
         try:
-            os.read(self._wake_in, 4096)
+            return os.read(self._wake_in, 4096)
         except BlockingIOError:
-            return
+            return b""
 
     def _put(
         self,

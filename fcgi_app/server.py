@@ -33,6 +33,7 @@ def serve_threads(acceptor: ThreadedAcceptor, handler: Handler, threads: int) ->
     """
     workers = _start_threads(acceptor, handler, threads)
     try:
+        acceptor.wait()
         for worker in workers:
             worker.join()
     except BaseException:  # Ctrl-C: what has begun is to end well

@@ -125,11 +125,32 @@ class ThreadedAcceptor(Acceptor):
             super()._close_pipe()
         flush_log()
 
+    def wait(self) -> None:
+        """Wait until it has been stopped and all is served.
+
+        Signal handlers get their turn in the main thread, see `_clear_wake`.
+        """
+        with self.changed:
+            while not self._over:
+                self.changed.wait()
+
+    def _clear_wake(self) -> bytes:
+        """Wake the main thread, too, when a signal has come.
+
+        Only there Python calls the handler. A signal that comes right before that
+        thread begins to wait, or that the system gives to another one, does not end
+        the wait.
+        """
+        woken_by = super()._clear_wake()
+        if any(woken_by):
+            self._tell_all()
+        return woken_by
+
     def _close_pipe(self) -> None:
         """Leave it to ``shut_down``: a signal may be about to write to it."""
 
     def _tell_all(self) -> None:
-        """Wake everybody who waits for a request: there will be none."""
+        """Wake everybody who waits, to look around."""
         self._work.notify_all()
         self.changed.notify_all()
 

@@ -357,3 +357,33 @@ def test_detached_request_is_answered_by_a_child(tmp_path: Path) -> None:
             == b"0 -1\n"
         )
         assert app.stop() == 0
+
+
+@pytest.mark.parametrize("flags", ["0", "FCGI_FAIL_ACCEPT_ON_INTR"])
+def test_signal_that_does_not_end_the_wait(tmp_path: Path, flags: str) -> None:
+    """The main thread gets to its handlers, though the signal is sent to another."""
+    source = f"""
+        import os, signal, threading, time
+        from fcgi_app.fcgiapp import *
+        waiting = threading.Event()
+        def tell():
+            waiting.wait()
+            time.sleep(0.1)  # in which the main thread begins to wait
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        FCGX_Init()
+        r = FCGX_Request()
+        FCGX_InitRequest(r, 0, {flags})
+        threading.Thread(target=tell).start()
+        for turn in range(2):
+            result = FCGX_Accept_r(r)
+            if turn:
+                break
+            FCGX_PutS("A: b\\r\\n\\r\\n", r.out)
+            FCGX_Finish_r(r)
+            waiting.set()
+        print("over", result < 0)
+    """
+    with App(tmp_path, source) as app:
+        assert app.ask().stdout == b"A: b\r\n\r\n"
+        assert app.wait() == 0
+        assert app.log == "over True\n"

@@ -61,6 +61,22 @@ def test_signal_while_30_run(tmp_path: Path, number: int) -> None:
         assert app.log == "ended well\n"
 
 
+def test_signal_that_does_not_end_the_wait(tmp_path: Path) -> None:
+    """The main thread gets to its handlers, though the signal is not sent to it.
+
+    So it is with one that comes at the moment when it begins to wait.
+    """
+    tell = """
+def tell():
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+threading.Timer(0.1, tell).start()  # when nothing else happens any more
+"""
+    with App(tmp_path, PROGRAM) as app:
+        assert app.ask(("CODE", tell), body=b"x").stdout == HEAD + b"read 1"
+        assert app.wait() == 0
+        assert app.log == "ended well\n"
+
+
 def test_second_signal_ends_at_once(tmp_path: Path) -> None:
     """The second SIGTERM does not wait."""
     with App(tmp_path, PROGRAM, env=ENV) as app:
