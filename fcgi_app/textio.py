@@ -176,7 +176,9 @@ class TextOut(io.TextIOBase):
             OSError: some output could not be delivered (FCGI_Accept(3)).
         """
         if self._bound is None:
-            self.flush()
+            # The garbage collector closes, too, maybe after the process's own stream.
+            if not getattr(self._own, "closed", False):
+                self.flush()
         elif not self.closed:
             self._change()
             self.closed = True
