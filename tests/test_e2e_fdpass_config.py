@@ -166,7 +166,8 @@ def test_no_permission_is_a_500(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_receiver_that_drops_the_client_is_an_empty_200(site: FdpassSite) -> None:
     """Apache cannot know, and says nothing."""
     with receiver(site) as listener, site.open() as client:
-        listener.accept()[0].close()
+        with listener.accept()[0] as control:
+            assert control.recv(1) == b"\0"  # and the descriptor goes unseen
         assert HEAD.fullmatch(read_to_end(client))
 
 

@@ -220,6 +220,7 @@ def test_more_clients_than_descriptors() -> None:
         clients = [stack.enter_context(service.client()) for _ in range(150)]
         for number, client in enumerate(clients):
             client.say(f"{number}\n")
+        for number, client in enumerate(clients):
             assert client.rest() == f"asked\ngot {number}\n"
             client.socket.close()
         assert "cannot start" not in service.log()

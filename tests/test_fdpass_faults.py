@@ -395,6 +395,21 @@ def test_no_limit_for_senders(path: Path) -> None:
         handover.detach().close()
 
 
+def test_slow_sender_keeps_its_turn(path: Path) -> None:
+    """Who has connected first is delivered first, if all of it is there."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Receiver(path) as receiver, connect_to(path) as slow:
+        with pytest.raises(TimeoutError):
+            receiver.accept(0)  # it has been accepted
+        Sender(path).send(theirs, b"second")
+        slow.sendmsg([b"first"], build_rights([theirs.fileno()]))
+        for expected in (b"first", b"second"):
+            handover = receiver.accept(TIMEOUT)
+            assert handover is not None
+            assert handover.data == expected
+            handover.detach().close()
+
+
 # ---- many of all kinds --------------------------------------------------------
 
 

@@ -277,6 +277,8 @@ class Intake:
             self._refuse(peer, "this user may not hand over")
             connection.close()
             return True
+        if self._senders:
+            self._receive_earlier()
         # Most have sent all by now: one look saves a registration.
         data = self._receive(connection, peer, b"")
         if data is None:
@@ -310,6 +312,12 @@ class Intake:
         return False
 
     # Receiving
+
+    def _receive_earlier(self) -> None:
+        """Look at the senders that have come before, for they are to be first."""
+        for key, _ in self._selector.select(0):
+            if type(key.data) is _Sender:
+                self._receive_late(key.data)
 
     def _receive_late(self, sender: _Sender) -> None:
         data = self._receive(sender.connection, sender.peer, sender.data)
