@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
+from fcgi_app.fdpass import Handover, Receiver
 from fcgi_app.fdpass.ancillary import build_rights
 
 TIMEOUT = 30
@@ -41,6 +42,13 @@ def tcp_connection() -> Iterator[Connection]:
         server.setblocking(False)
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield Connection(client, server)
+
+
+def taken(receiver: Receiver) -> Handover:
+    """The next handover, which has to come."""
+    handover = receiver.accept(TIMEOUT)
+    assert handover is not None
+    return handover
 
 
 def reset(client: socket.socket) -> None:

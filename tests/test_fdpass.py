@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 import fcgi_app.fdpass
 from fcgi_app.errors import ConfigError
-from fcgi_app.fdpass import DATA_MAX_BYTES, Handover, Peer, Receiver, Sender, send
+from fcgi_app.fdpass import DATA_MAX_BYTES, Peer, Receiver, Sender, send
 from fcgi_app.fdpass.ancillary import build_rights
 
-from .handovers import TIMEOUT, connect_to, read_all, tcp_connection
+from .handovers import TIMEOUT, connect_to, read_all, taken, tcp_connection
 
 US = Peer(os.getpid(), os.geteuid(), os.getegid())
 
@@ -36,13 +36,6 @@ def path(tmp_path: Path) -> Path:
 def receiver(path: Path) -> Iterator[Receiver]:
     with Receiver(path) as receiver:
         yield receiver
-
-
-def taken(receiver: Receiver) -> Handover:
-    """The next handover, which has to come."""
-    handover = receiver.accept(TIMEOUT)
-    assert handover is not None
-    return handover
 
 
 # ---- one delivery -------------------------------------------------------------

@@ -368,7 +368,9 @@ def test_allowed_users() -> None:
 def test_unknown_user() -> None:
     """A name that nobody has is an error; a number need not have a name."""
     assert find_users(["root", "0", "4000000000"]) == {0, 4000000000}
-    with pytest.raises(ConfigError, match="--allow-user: 'no-one-here': no such user"):
+    with pytest.raises(
+        ConfigError, match="--allow-user: 'no-one-here': there is no such user"
+    ):
         find_users(["no-one-here"])
 
 
@@ -386,7 +388,11 @@ def test_unknown_user() -> None:
         (["--bind", "unix:/x", "--workers", "0", "true"], 2, "--workers"),
         (["--bind", "unix:/x", "--max-children", "0", "true"], 2, "--max-children"),
         (["--bind", "unix:/x", "--stop-timeout", "-1", "true"], 2, "--stop-timeout"),
-        (["--bind", "unix:/x", "--allow-user", "?", "true"], 2, "'?': no such user"),
+        (
+            ["--bind", "unix:/x", "--allow-user", "?", "true"],
+            2,
+            "'?': there is no such user",
+        ),
         (["--bind", "unix:/x", "--", "no-such"], 1, "no such program in PATH"),
         (["--bind", "unix:/x", "--", "/etc/passwd"], 1, "not executable"),
         (["--bind", "unix:/no/dir/x", "--", "true"], 1, "No such file or directory"),

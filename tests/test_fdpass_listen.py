@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from fcgi_app.errors import ConfigError
-from fcgi_app.fdpass import Handover, Receiver, Sender
+from fcgi_app.fdpass import Receiver, Sender
 
-from .handovers import TIMEOUT, connect_to, open_descriptors
+from .handovers import connect_to, open_descriptors, taken
 
 
 @pytest.fixture
@@ -26,13 +26,6 @@ def path(tmp_path: Path) -> Path:
 def receiver(path: Path) -> Iterator[Receiver]:
     with Receiver(path) as receiver:
         yield receiver
-
-
-def taken(receiver: Receiver) -> Handover:
-    """The next handover, which has to come."""
-    handover = receiver.accept(TIMEOUT)
-    assert handover is not None
-    return handover
 
 
 def test_receiver_sets_the_mode(path: Path) -> None:

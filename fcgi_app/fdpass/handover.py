@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -162,10 +163,10 @@ class Handover:
         if self.closed:
             return
         try:
-            self.socket.shutdown(socket.SHUT_WR)
-            self._linger()
-        except OSError:  # reset or never connected: there is nothing to wait for
-            pass
+            # Reset or never connected: there is nothing to wait for.
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+                self._linger()
         finally:
             self.socket.close()
 

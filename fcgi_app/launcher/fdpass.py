@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -16,6 +15,7 @@ from ..sockets import (
     plug_standard_descriptors,
     remove_socket_file,
 )
+from .identity import find_user
 from .inetd import Inetd, InetdOptions
 from .prefork import Prefork
 
@@ -108,13 +108,4 @@ def find_users(names: Iterable[str]) -> frozenset[int]:
     Raises:
         ConfigError: there is no user of that name.
     """
-    return frozenset(map(_find_user, names))
-
-
-def _find_user(name: str) -> int:
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        if name.isascii() and name.isdigit():
-            return int(name)
-    raise ConfigError("--allow-user", name, "no such user") from None
+    return frozenset(find_user("--allow-user", name) for name in names)

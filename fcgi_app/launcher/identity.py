@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..errors import ConfigError
@@ -16,6 +17,7 @@ __all__ = [
     "Identity",
     "find_identity",
     "find_owner",
+    "find_user",
     "worker_environment",
 ]
 
@@ -94,11 +96,20 @@ def find_owner(owner: str | None) -> tuple[int, int]:
     user, _, group = (owner or "").partition(":")
     uid = gid = UNCHANGED
     if user:
-        entry = _find_entry("socket_owner", user)
-        uid = int(user) if entry is None else entry.pw_uid
+        uid = find_user("socket_owner", user)
     if group:
         gid = _find_group("socket_owner", group)
     return uid, gid
+
+
+def find_user(setting: str, user: str) -> int:
+    """Return the id of a user that is given by name or by number.
+
+    Raises:
+        ConfigError: there is none of that name, in ``setting``.
+    """
+    entry = _find_entry(setting, user)
+    return int(user) if entry is None else entry.pw_uid
 
 
 def worker_environment(pool: PoolConfig, environ: Mapping[str, str]) -> dict[str, str]:
@@ -126,10 +137,9 @@ def worker_environment(pool: PoolConfig, environ: Mapping[str, str]) -> dict[str
 
 def _find_entry(setting: str, user: str) -> pwd.struct_passwd | None:
     """Return the entry of a user; None for a number that has none."""
-    try:
+    # It may be a number. ValueError: not of the locale's characters.
+    with suppress(KeyError, ValueError):
         return pwd.getpwnam(user)
-    except (KeyError, ValueError):  # ValueError: not of the locale's characters
-        pass
     number = _parse_id(user)
     if number is None:
         raise ConfigError(setting, user, "there is no such user")
@@ -140,10 +150,8 @@ def _find_entry(setting: str, user: str) -> pwd.struct_passwd | None:
 
 
 def _find_group(setting: str, group: str) -> int:
-    try:
+    with suppress(KeyError, ValueError):  # as above
         return grp.getgrnam(group).gr_gid
-    except (KeyError, ValueError):
-        pass
     number = _parse_id(group)
     if number is None:
         raise ConfigError(setting, group, "there is no such group")
