@@ -24,6 +24,7 @@ from typing import Any
 
 from ._log import log_warning
 from .codec.constants import FCGI_MAX_CONNS, FCGI_MAX_REQS, FCGI_MPXS_CONNS
+from .protocol import RecurringParams
 from .request import Request
 from .settings import Settings
 from .sockets import accept_plain, kind_of
@@ -123,6 +124,7 @@ class Acceptor:
         self._paused_until = 0.0
         self._pause = _FIRST_PAUSE
         self._values = _values(settings, self._multiplexes)
+        self.recurring = RecurringParams()
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)

@@ -122,7 +122,7 @@ class CgiEnviron:
     10 ms of loading ctypes.
     """
 
-    def enter(self, params: Mapping[bytes, bytes]) -> None:
+    def enter(self, params: Mapping[bytes, bytes], varied: object = None) -> None:
         """Set FCGI_ROLE, and drop HTTP_PROXY, which a client's header has made."""
         os.environ["FCGI_ROLE"] = os.fsdecode(params[b"FCGI_ROLE"])
         os.environ.pop("HTTP_PROXY", None)

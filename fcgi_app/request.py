@@ -8,7 +8,7 @@ descriptors (``cgi``).
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from os import fsdecode, getpid, register_at_fork
@@ -93,6 +93,16 @@ class Host(Protocol):
         """Take the process back: the web server has its answer."""
 
 
+class Observer(Protocol):
+    """Who wants to know how a request goes: ``watching``."""
+
+    def sent(self, pieces: Sequence[Buffer]) -> None:
+        """Take note of what has gone out of STDOUT."""
+
+    def ended(self, request: Request) -> None:
+        """Take note that the application has no more to do with the request."""
+
+
 class DescriptorStreams(Protocol):
     """Descriptors 0, 1 and 2 of a request, while it has them."""
 
@@ -152,6 +162,7 @@ class Request:
         "descriptors",
         "dispatched",
         "host",
+        "observer",
         "params_content",
         "params_map",
         "passthrough",
@@ -162,6 +173,7 @@ class Request:
         "strict",
         "texts",
         "unwanted",
+        "varied",
         "watchful",
     )
 
@@ -182,6 +194,8 @@ class Request:
         params[b"FCGI_ROLE"] = _ROLE_NAMES[role]
         self.params_map = params
         self.params_content: bytes | None = None
+        self.varied: tuple[object, Mapping[bytes, bytes]] | None = None
+        """How ``params_map`` varies from that of other requests (``environ``)."""
         self.app_status = 0
         self.passthrough = settings.passthrough
         self.strict = False
@@ -191,6 +205,7 @@ class Request:
         self.dispatched = False  # handed to the queue of those that may run
         self.running = False  # the application has it
         self.host: Host | None = None
+        self.observer: Observer | None = None
         self.descriptors: DescriptorStreams | None = None
         """Its descriptors 0, 1 and 2, while it has them."""
         self.texts: dict[str, Any] | None = None
@@ -374,6 +389,8 @@ class Request:
 
     def _send_stdout(self, pieces: list[Buffer]) -> None:
         self._channel.send_stdout(self, pieces)
+        if self.observer is not None:
+            self.observer.sent(pieces)
 
     def _send_stderr(self, pieces: list[Buffer]) -> None:
         self._channel.send_stderr(self, pieces)
@@ -520,8 +537,18 @@ class Request:
             try:
                 self._end(host)
             finally:
-                if self._pool is not None:
-                    self._pool.release()
+                if self._pool is not None or self.observer is not None:
+                    self._release()
+
+    def _release(self) -> None:
+        """Release the resources; whoever watches the request knows it has ended."""
+        try:
+            if self._pool is not None:
+                self._pool.release()
+        finally:
+            observer, self.observer = self.observer, None
+            if observer is not None:
+                observer.ended(self)
 
     def _end(self, host: Host | None) -> None:
         """Close the streams, give the process back, then send the end.
@@ -551,6 +578,8 @@ class Request:
                 self._channel.hand_over(self)
             else:
                 self._channel.end(self, stderr, stdout)
+                if self.observer is not None and not self._aborted:
+                    self.observer.sent((stdout,))
         finally:
             if self._body is not NO_INPUT:
                 self._body.clear()

@@ -75,11 +75,8 @@ class OutputStream(io.BufferedIOBase):
     at for every write.
     """
 
-    # One of these is made for each request, so what is usual stands in the class.
-    closed: bool = False
-    error: OSError | None = None
-    """Why output was dropped, if any was."""
-    _size = 0
+    __slots__ = ("_limit", "_parts", "_request", "_size", "closed", "error")
+    closed: bool
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -87,6 +84,8 @@ class OutputStream(io.BufferedIOBase):
         self._parts: list[bytes] = []
         self._size = 0
         self.closed = False
+        self.error: OSError | None = None
+        """Why output was dropped, if any was."""
 
     def writable(self) -> bool:
         return True
@@ -172,10 +171,19 @@ class OutputStream(io.BufferedIOBase):
 class StdoutStream(OutputStream):
     """The response: the head is held back until it is whole, and mended."""
 
-    head_sent = False
-    """Whether the response head has gone out."""
-    _head: ResponseHead | None = None  # what has come of the head in pieces
-    _discard = False  # what follows the head
+    __slots__ = ("_discard", "_head", "head_sent")
+
+    def __init__(self, request: Request) -> None:
+        self._request = request  # and not by super(): one is made for each request
+        self._limit = request._settings.output_buffer
+        self._parts = []
+        self._size = 0
+        self.closed = False
+        self.error = None
+        self.head_sent = False
+        """Whether the response head has gone out."""
+        self._head: ResponseHead | None = None  # what has come of the head in pieces
+        self._discard = False  # what follows the head
 
     def _emit(self, pieces: list[Buffer]) -> None:
         if not self.head_sent:
@@ -269,10 +277,13 @@ class StderrStream(OutputStream):
     httpd makes one line of its error log out of each record.
     """
 
+    __slots__ = ("used",)
     _descriptor = 2
 
-    used = False
-    """Whether any record has gone out, so that the stream's end is owed."""
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self.used = False
+        """Whether any record has gone out, so that the stream's end is owed."""
 
     def write(self, data: Any, /) -> int:
         """Take all of ``data``; whole lines are sent at once."""

@@ -47,10 +47,28 @@ class TextOut(io.TextIOBase):
         own: the process's own stream; None: output outside a request is dropped.
     """
 
-    # Plain attributes in place of properties of io: print() looks at them each time.
-    closed: bool = False
-    encoding: str = _ENCODING
-    errors: str = _ERRORS
+    # Plain attributes in place of properties of io, and each with a place of its own:
+    # they are looked at for every request and every print().
+    __slots__ = (
+        "_changed",
+        "_detached",
+        "_encoder",
+        "_following",
+        "_member",
+        "_newline",
+        "_own",
+        "_put",
+        "_source",
+        "_stream",
+        "closed",
+        "encoding",
+        "errors",
+        "line_buffering",
+        "name",
+    )
+    closed: bool
+    encoding: str
+    errors: str
     mode = "w"
 
     def __init__(self, name: str, own: TextIO | None) -> None:
@@ -58,7 +76,7 @@ class TextOut(io.TextIOBase):
         self._member = name
         self._own = own
         self._stream: BinaryOut | None = None
-        self._source: object = None
+        self._source: Any = None
         # Takes encoded text; None: not known yet, or not as simple as that.
         self._put: Callable[[bytes], object] | None = None
         self._changed = False
@@ -303,11 +321,13 @@ class _FollowingBuffer(io.BufferedIOBase):
 class TextIn(io.TextIOBase):
     """``sys.stdin``: the body of the current request as text; at EOF outside of one."""
 
-    closed: bool = False
+    __slots__ = ("_detached", "_empty", "_inner", "_source", "closed")
+    closed: bool
     mode = "r"
     name = "<stdin>"
 
     def __init__(self) -> None:
+        self.closed = False
         self._source: Any = None
         self._inner: io.TextIOWrapper | None = None
         self._empty = io.TextIOWrapper(io.BytesIO(), _ENCODING, _ERRORS, "\n")

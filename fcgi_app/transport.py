@@ -32,11 +32,13 @@ from .protocol import (
     Event,
     InputDiscarded,
     ParamsReceived,
+    RecurringParams,
     RequestRefused,
     RequestState,
     State,
     StdinEnded,
     StdinReceived,
+    Varied,
 )
 from .request import Request
 from .response import build_error
@@ -59,6 +61,9 @@ _STATUS_OF: dict[int, int] = {
 
 class Owner(Protocol):
     """Who holds the connections: the acceptor."""
+
+    recurring: RecurringParams
+    """What the params of all connections have in common."""
 
     def request_ready(self, request: Request) -> bool:
         """Take a request that may run now; False when there is no room for it."""
@@ -126,7 +131,7 @@ class Transport:
         self.fd = sock.fileno()
         self._peer = peer
         self._settings = settings
-        self._connection = Connection(settings.limits, values)
+        self._connection = Connection(settings.limits, values, owner.recurring)
         self._owner = owner
         self._outlet = self._make_outlet(sock)
         self.requests: list[Request] = []
@@ -223,7 +228,7 @@ class Transport:
         connection = self._connection
         whole = connection.receive_whole(data)
         if whole is not None:
-            self._on_whole(whole)
+            self._on_whole(*whole)
             return
         try:
             self._handle(connection.receive_part(data))
@@ -244,7 +249,7 @@ class Transport:
             if begun is not None:
                 first, begun = begun, None
                 if type(event) is StdinEnded and event.request is first.request:
-                    self._on_whole(first)
+                    self._on_whole(*first)
                     continue
                 self._on_params(first)
             if type(event) is ParamsReceived and event.request.role == _RESPONDER:
@@ -309,13 +314,19 @@ class Transport:
         elif not self._settings.read_ahead:
             self._ready(request)
 
-    def _on_whole(self, event: ParamsReceived) -> None:
+    def _on_whole(
+        self,
+        state: RequestState,
+        params: dict[bytes, bytes],
+        content: bytes,
+        varied: Varied | None = None,
+    ) -> None:
         """Act on a request that has come with the end of its body, mostly without."""
-        state, params, content = event
         request = Request(
             self, self._settings, state.role, state.request_id, params, NO_INPUT
         )
         request.params_content = content
+        request.varied = varied
         request.state = state
         self.requests.append(request)
         if params.get(b"CONTENT_LENGTH"):

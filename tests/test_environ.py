@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 import fcgi_app
 import fcgi_app.environ as environ_module
-from fcgi_app.environ import EnvironSwap, _environ_cell
+from fcgi_app.cenviron import environ_cell
+from fcgi_app.environ import EnvironSwap
 
 LIBC = ctypes.CDLL(None)
 LIBC.getenv.restype = ctypes.c_void_p
@@ -579,6 +580,10 @@ NAMES = st.sampled_from(
 ) | st.lists(st.sampled_from(b"xy%=\0\xff"), max_size=5).map(bytes)
 
 
+LONG = [b"x" * 127, b"x" * 128, b"x" * 1000, b"x" * 5000, b"a\0b"]
+"""Values that do not fit where shorter ones were, or not at all."""
+
+
 def may(name: bytes, value: bytes) -> bool:
     """Whether the rules let this param of ``NAMES`` enter."""
     possible = name and not {0, ord("=")} & {*name} and 0 not in value
@@ -603,6 +608,71 @@ def test_any_params(requests: list[dict[bytes, bytes]], replace: bool) -> None:
         swap.leave()
         assert seen == ({**base, **allowed},) * 2
         assert process_environment() == before
+
+
+# What is known of a request, but for some values.
+
+
+@pytest.mark.slow
+@given(
+    st.dictionaries(NAMES, st.binary(max_size=20), max_size=8),
+    st.lists(NAMES, max_size=3),
+    st.lists(
+        st.lists(st.binary(max_size=6) | st.sampled_from(LONG), min_size=3, max_size=3),
+        max_size=6,
+    ),
+    st.booleans(),
+)
+def test_varied_params(
+    common: dict[bytes, bytes],
+    names: list[bytes],
+    requests: list[list[bytes]],
+    replace: bool,
+) -> None:
+    """Told what has changed, it makes the environment that it makes without that."""
+    swap = EnvironSwap(replace=replace)
+    plain = EnvironSwap(replace=replace)
+    pattern = object()
+    for number, values in enumerate(requests):
+        varied = dict(zip(names, values, strict=False))
+        params = {**common, **dict.fromkeys(names, b""), **varied}
+        plain.enter(params)
+        expected = dict(os.environb), split_strings(c_strings())
+        plain.leave()
+        if number % 3 == 2:  # another request in between
+            swap.enter({b"OTHER": b"x" * 10_000, b"A": b"1"})
+        swap.enter(params, (pattern, varied))
+        assert (dict(os.environb), split_strings(c_strings())) == expected
+        os.environ["LEFT"] = "over"
+        os.environ.pop("A", None)
+        swap.leave()
+
+
+def test_varied_params_in_c() -> None:
+    """C code finds a value where it was, and what it wrote there is gone."""
+    swap = EnvironSwap()
+    pattern = object()
+    addresses = set()
+    for value in (b"first", b"2nd", b"", b"4th"):
+        swap.enter({b"A": b"same", b"B": value}, (pattern, {b"B": value}))
+        assert (c_getenv(b"A"), c_getenv(b"B")) == (b"same", value)
+        addresses.add(LIBC.getenv(b"B"))
+        ctypes.memmove(LIBC.getenv(b"A"), b"xxxx", 4)
+    assert len(addresses) == 1
+    swap.leave()
+    assert c_getenv(b"B") is None
+
+
+def test_varied_params_are_not_held() -> None:
+    """Of the values that vary nothing is held after the request."""
+    value = b"%0100d" % 1
+    before = sys.getrefcount(value)
+    swap = EnvironSwap()
+    pattern = object()
+    for _ in range(3):
+        swap.enter({b"A": b"", b"B": value}, (pattern, {b"B": value}))
+        swap.leave()
+    assert sys.getrefcount(value) == before
 
 
 # Memory and its owner.
@@ -770,7 +840,7 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """When there is no memory for the vectors, the error says how much was asked."""
     cell = ctypes.c_void_p(None)
     libc = cell, lambda count, size: None
-    monkeypatch.setattr(environ_module, "_open_libc", lambda: libc)
+    monkeypatch.setattr(environ_module, "open_libc", lambda: libc)
     with pytest.raises(MemoryError, match="no 1 bytes for the environment"):
         EnvironSwap()
 
@@ -788,6 +858,6 @@ def test_address_of_environ_by_function() -> None:
     class Library:
         _NSGetEnviron = Function()
 
-    found = _environ_cell(Library())  # type: ignore[arg-type]
+    found = environ_cell(Library())  # type: ignore[arg-type]
     found.value = 0x5678
     assert cell.value == 0x5678

@@ -9,9 +9,18 @@ from struct import error as _struct_error
 
 from ..errors import LimitError, RemoteProtocolError
 
-__all__ = ["build_params", "check_params", "parse_param_map", "parse_params"]
+__all__ = [
+    "LONG",
+    "MAX_LENGTH",
+    "build_params",
+    "check_params",
+    "parse_param_map",
+    "parse_params",
+    "parse_spans",
+]
 
-_LONG = Struct("!I")
+LONG = Struct("!I")
+"""The four bytes of a length beyond 127; the first bit says that there are four."""
 _LONG_BIT = 0x80000000
 MAX_LENGTH = 0x7FFFFFFF
 """Greatest length of a name or a value that §3.4 can express, in bytes."""
@@ -22,7 +31,7 @@ def _build_length(length: int) -> bytes:
         return bytes((length,))
     if length > MAX_LENGTH:
         raise ValueError(f"a name or value of {length} bytes does not fit §3.4")
-    return _LONG.pack(length | _LONG_BIT)
+    return LONG.pack(length | _LONG_BIT)
 
 
 def build_params(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -45,13 +54,28 @@ def parse_params(content: bytes) -> list[tuple[bytes, bytes]]:
     Raises:
         RemoteProtocolError: a length or a string runs past the end.
     """
-    pairs: list[tuple[bytes, bytes]] = []
-    position = 0
-    end = len(content)
-    while position < end:
-        start, middle, position = _bounds(content, position)
-        pairs.append((content[start:middle], content[middle:position]))
-    return pairs
+    return [
+        (content[start:middle], content[middle:end])
+        for _, start, middle, end in parse_spans(content)
+    ]
+
+
+def parse_spans(content: bytes) -> list[tuple[int, int, int, int]]:
+    """Find the pairs of a complete name-value list.
+
+    Returns:
+        For each: where it, its name and its value begin, and where it ends.
+
+    Raises:
+        RemoteProtocolError: a length or a string runs past the end.
+    """
+    spans: list[tuple[int, int, int, int]] = []
+    begin = 0
+    while begin < len(content):
+        start, middle, end = _bounds(content, begin)
+        spans.append((begin, start, middle, end))
+        begin = end
+    return spans
 
 
 def parse_param_map(content: bytes) -> dict[bytes, bytes]:
@@ -74,7 +98,7 @@ def parse_param_map(content: bytes) -> dict[bytes, bytes]:
             if name_length > 127:
                 return dict(parse_params(content))
             if value_length > 127:  # a cookie, an accept header: usual enough
-                value_length = _LONG.unpack(lengths[1:] + read(3))[0] & MAX_LENGTH
+                value_length = LONG.unpack(lengths[1:] + read(3))[0] & MAX_LENGTH
             name = read(name_length)
             params[name] = value = read(value_length)
     except (ValueError, _struct_error):  # the lengths themselves are cut short
@@ -96,12 +120,12 @@ def _bounds(content: bytes, position: int) -> tuple[int, int, int]:
         name_length = content[at]
         at += 1
         if name_length > 127:
-            name_length = _LONG.unpack_from(content, at - 1)[0] & MAX_LENGTH
+            name_length = LONG.unpack_from(content, at - 1)[0] & MAX_LENGTH
             at += 3
         value_length = content[at]
         at += 1
         if value_length > 127:
-            value_length = _LONG.unpack_from(content, at - 1)[0] & MAX_LENGTH
+            value_length = LONG.unpack_from(content, at - 1)[0] & MAX_LENGTH
             at += 3
     except (IndexError, _struct_error):
         raise RemoteProtocolError(
@@ -148,7 +172,7 @@ def check_params(content: bytes, position: int, limit: int) -> int:
             if length > 127:
                 if at + 3 > end:
                     break
-                length = _LONG.unpack_from(content, at - 1)[0] & MAX_LENGTH
+                length = LONG.unpack_from(content, at - 1)[0] & MAX_LENGTH
                 at += 3
             lengths.append(length)
         after = at + sum(lengths)

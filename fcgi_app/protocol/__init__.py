@@ -18,6 +18,7 @@ from .events import (
     StdinReceived,
 )
 from .limits import Limits
+from .recurring import RecurringParams, Varied
 from .state import RequestState, State
 
 __all__ = [
@@ -29,9 +30,11 @@ __all__ = [
     "InputDiscarded",
     "Limits",
     "ParamsReceived",
+    "RecurringParams",
     "RequestRefused",
     "RequestState",
     "State",
     "StdinEnded",
     "StdinReceived",
+    "Varied",
 ]

@@ -48,6 +48,7 @@ from .events import (
     StdinReceived,
 )
 from .limits import Limits
+from .recurring import RecurringParams, Varied
 from .state import IGNORE, TABLE, RequestState, State
 from .whole import scan_whole
 
@@ -93,11 +94,13 @@ class Connection:
     Args:
         limits: what to refuse.
         values: the answers to GET_VALUES (§4.1), name to value; kept by reference.
+        recurring: knows the params of earlier requests, of other connections, too.
     """
 
     __slots__ = (
         "_left",
         "_pending",
+        "_recurring",
         "_replies",
         "_requests",
         "_skip",
@@ -111,6 +114,7 @@ class Connection:
         self,
         limits: Limits = _DEFAULT_LIMITS,
         values: Mapping[bytes, bytes] = DEFAULT_VALUES,
+        recurring: RecurringParams | None = None,
     ) -> None:
         self.limits = limits
         self.values = values
@@ -123,6 +127,7 @@ class Connection:
         self._left = 0  # bytes of that content still to come
         self._skip = 0  # then so many bytes of padding
         self._replies: list[bytes] = []
+        self._recurring = RecurringParams() if recurring is None else recurring
 
     # Receiving
 
@@ -137,14 +142,21 @@ class Connection:
         """
         whole = self.receive_whole(data)
         if whole is not None:
-            return [whole, StdinEnded(whole.request)]
+            request, params, content, _ = whole
+            return [ParamsReceived(request, params, content), StdinEnded(request)]
         return self.receive_part(data)
 
-    def receive_whole(self, data: bytes) -> ParamsReceived | None:
+    def receive_whole(
+        self, data: bytes
+    ) -> tuple[RequestState, dict[bytes, bytes], bytes, Varied | None] | None:
         """Take ``data`` if that is a whole request and nothing else is under way.
 
         The short way of ``receive_data`` for a request without a body: the end of its
-        STDIN is in ``data``, too. None: nothing was taken; use ``receive_part``.
+        STDIN is in ``data``, too.
+
+        Returns:
+            What is in ``ParamsReceived``, and how the params vary from the usual ones
+            if they do. None: nothing was taken; use ``receive_part``.
         """
         if self._requests or self._pending or self._left or self._skip or self.error:
             return None
@@ -154,7 +166,7 @@ class Connection:
         request_id, keep_conn, content = found
         limits = self.limits
         try:
-            params = parse_param_map(content)
+            params, varied = self._recurring.parse(content)
         except RemoteProtocolError:
             return None  # to be found again where errors are dealt with
         if len(content) > limits.max_params_bytes or len(params) > limits.max_params:
@@ -162,7 +174,7 @@ class Connection:
         request = RequestState(request_id, _RESPONDER, keep_conn != 0)
         request.state = _COMPLETE
         self._requests[request_id] = request
-        return ParamsReceived(request, params, content)
+        return request, params, content, varied
 
     def receive_part(self, data: bytes) -> list[Event]:
         """Take bytes as ``receive_data`` does, without a look for the short way."""
