@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import select
 import selectors
 import socket
 import sys
@@ -60,6 +61,8 @@ _FIRST_PAUSE = 0.05  # seconds without accept when the process is out of descrip
 _LONGEST_PAUSE = 1.0
 _END_DELAY = 0.2
 """Seconds without input after which an early answer is ended all the same."""
+_FIRST_BYTES_MILLISECONDS = 2
+"""nginx and httpd send their request some 10 us after connect(2) has returned."""
 _LONGEST_WAIT = 1_000_000.0  # seconds; epoll and poll(2) take 24 days at most
 
 _Place = dict[Transport, float]
@@ -375,6 +378,13 @@ class Acceptor:
         self._connections.add(transport)
         # The request is nearly always there already: one look saves a registration.
         transport.receive()
+        if not (transport.seen_bytes or transport.closed or self._multiplexes):
+            # It is on its way. Who takes the next connection meanwhile takes it from
+            # another process, which may have nothing to do.
+            poller = select.poll()
+            poller.register(sock, select.POLLIN)
+            if poller.poll(_FIRST_BYTES_MILLISECONDS):
+                transport.receive()
         if not transport.serving or transport.begun:
             self.settle(transport)  # else its request is about to be served
         if len(self._connections) > self._most_connections:

@@ -141,6 +141,44 @@ def stack() -> Iterator[ExitStack]:
         yield opened
 
 
+class _LateBytes:
+    """``select.poll`` when the first bytes of a connection are on their way."""
+
+    def __init__(self, send: Callable[[], object]) -> None:
+        self.send = send
+        self.waits: list[float] = []
+
+    def __call__(self) -> _LateBytes:
+        return self
+
+    def register(self, *_what: object) -> None:
+        """Take it for granted."""
+
+    def poll(self, milliseconds: float) -> list[int]:
+        self.waits.append(milliseconds)
+        self.send()
+        return [1]
+
+
+def test_first_bytes_a_moment_later(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection is served before the next is accepted, though it comes in two steps.
+
+    The next one is for another process, if there is one that has nothing to do.
+    """
+    server: Server = make()
+    with server.connect() as first:
+        late = _LateBytes(lambda: first.send(asking(b"first")))
+        monkeypatch.setattr("fcgi_app.acceptor.select.poll", late)
+        request = server.next()
+        assert request.params_map[b"QUERY_STRING"] == b"first"
+        with server.connect() as second:
+            second.send(asking(b"second"))
+            request.finish()
+            assert server.serve() == [b"second"]
+        assert len(late.waits) == 1
+        assert late.waits[0] <= 5  # one that says nothing must not hold up the others
+
+
 class TestWhoIsServed:
     @FAMILIES
     def test_64_kept_connections(
