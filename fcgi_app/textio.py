@@ -317,6 +317,9 @@ class _FollowingBuffer(io.BufferedIOBase):
     def fileno(self) -> int:
         return self._text.fileno()
 
+    def __del__(self) -> None:
+        """Flush nothing: the process's own stream may be closed by then."""
+
 
 class TextIn(io.TextIOBase):
     """``sys.stdin``: the body of the current request as text; at EOF outside of one."""
