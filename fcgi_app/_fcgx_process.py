@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock, current_thread, get_ident, main_thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._fcgx_signals import next_unless_interrupted
 from ._log import log_exception, log_warning
@@ -29,6 +29,10 @@ from .request import Request
 from .settings import Settings
 from .sockets import open_socket, remove_socket_file
 from .threaded import ThreadedAcceptor
+from .watching import Source, Watcher, open_log, watched
+
+if TYPE_CHECKING:
+    from .accesslog import AccessLog
 
 __all__ = ["FcgxProcess", "process"]
 
@@ -52,11 +56,12 @@ class FcgxProcess:
         self._lock = Lock()
         self._settings = Settings()
         self._admits: Callable[[int, Any], bool] | None = None
+        self._log: AccessLog | None = None
         self._given: list[socket.socket] = []  # of ``listen``, or from descriptor 0
         self._cgi_served = False
         self._opened: dict[int, socket.socket] = {}  # by FCGX_OpenSocket
         self._opener = 0  # process that has opened them
-        self._acceptors: dict[int, tuple[ThreadedAcceptor, Identity]] = {}
+        self._acceptors: dict[int, tuple[ThreadedAcceptor, Source, Identity]] = {}
         self._open: dict[Request, int] = {}  # and the thread that took it
         self._signals: list[int] = []
         self._terminating = False
@@ -83,6 +88,7 @@ class FcgxProcess:
             changes = {**process_loop._changes, "descriptors": False}
             self._settings = Settings.from_environ(os.environ).changed(**changes)
             self._admits = admission(os.environ)
+            self._log = open_log(self._settings)
             if not process_loop.started:  # else the loop has descriptor 0
                 # Put there early, since a web server has started the process.
                 process_loop.remove_streams()
@@ -129,23 +135,26 @@ class FcgxProcess:
                 remove_socket_file(listener)
             listener.close()
 
-    def _acceptor(self, descriptor: int) -> ThreadedAcceptor:
+    def _acceptor(self, descriptor: int) -> tuple[ThreadedAcceptor, Source]:
         """Return what accepts on a listening socket, the same for all threads.
+
+        Returns:
+            The acceptor, and what gives its requests.
 
         Raises:
             OSError: the descriptor is no listening socket (EBADF, ENOTSOCK, EINVAL),
                 or there are no descriptors for it.
         """
         known = self._acceptors.get(descriptor)
-        if known is not None and self._is_same(descriptor, known[1]):
-            return known[0]
+        if known is not None and self._is_same(descriptor, known[2]):
+            return known[:2]
         with self._lock:
             known = self._acceptors.get(descriptor)
-            if known is not None and self._is_same(descriptor, known[1]):
-                return known[0]
+            if known is not None and self._is_same(descriptor, known[2]):
+                return known[:2]
             return self._make_acceptor(descriptor)
 
-    def _make_acceptor(self, descriptor: int) -> ThreadedAcceptor:
+    def _make_acceptor(self, descriptor: int) -> tuple[ThreadedAcceptor, Source]:
         release: Callable[[socket.socket], object] | None = None
         if descriptor == 0:
             listeners = self._given
@@ -163,12 +172,13 @@ class FcgxProcess:
             if descriptor and descriptor not in self._opened:
                 listeners[0].close()  # the copy
             raise
+        source = watched(acceptor, self.stop, self._log)
         if descriptor in self._acceptors:
             self._acceptors[descriptor][0].stop()  # its socket has been closed
-        self._acceptors[descriptor] = acceptor, identity
+        self._acceptors[descriptor] = acceptor, source, identity
         if self.stopping:  # meanwhile, by a signal
             acceptor.stop()
-        return acceptor
+        return acceptor, source
 
     def _is_same(self, descriptor: int, identity: Identity) -> bool:
         """Whether the number still means the socket that is accepted on."""
@@ -196,14 +206,16 @@ class FcgxProcess:
         elif self.stopping and descriptor not in self._acceptors:
             return None
         else:
-            acceptor = self._acceptor(descriptor)
+            acceptor, source = self._acceptor(descriptor)
             main = current_thread() is main_thread()
             if main and self._woken_by is not acceptor:
                 self._be_woken_by(acceptor)
-            if main and interruptible:
-                request = next_unless_interrupted(acceptor)
+            if not (main and interruptible):
+                request = source.next_request()
+            elif isinstance(source, Watcher):
+                request = source.take(lambda: next_unless_interrupted(acceptor))
             else:
-                request = acceptor.next_request()
+                request = next_unless_interrupted(acceptor)
         if request is not None:
             self._open[request] = get_ident()
         return request
@@ -256,7 +268,7 @@ class FcgxProcess:
     def stop(self) -> None:
         """Take no new connection; safe in signal handlers and from any thread."""
         self.stopping = True
-        for acceptor, _ in list(self._acceptors.values()):
+        for acceptor, *_ in list(self._acceptors.values()):
             acceptor.stop()
 
     def _catch_signals(self) -> None:
@@ -311,7 +323,7 @@ class FcgxProcess:
                 self._end(request, failed or thread != get_ident())
             except Exception:  # noqa: BLE001 - the process must end all the same
                 log_exception("%s could not be ended", request)
-        for acceptor, _ in list(self._acceptors.values()):
+        for acceptor, *_ in list(self._acceptors.values()):
             acceptor.shut_down()
         for listener in self._opened.values():
             self._release(listener)

@@ -9,23 +9,30 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from stat import S_ISSOCK
 from typing import TYPE_CHECKING, Any
 
 from ._log import log_exception, log_warning
 from .errors import CallSequenceError, ConfigError
 from .hooks import ProcessHooks
-from .inherited import forces_cgi, inherited_listener, plug_standard_descriptors
+from .inherited import (
+    forces_cgi,
+    inherited_listener,
+    is_started_by_web_server,
+    plug_standard_descriptors,
+)
 from .request import Request
 from .settings import Settings
 from .textio import TextIn, TextOut
+from .watching import open_log, watched
 
 if TYPE_CHECKING:
     import socket
 
     from .acceptor import Acceptor
+    from .accesslog import AccessLog
     from .cgi import CgiEnviron
     from .environ import EnvironSwap
+    from .watching import Source
 
 __all__ = ["Loop", "process_loop"]
 
@@ -46,6 +53,8 @@ class Loop:
         self._cgi_served = False
         self._over = False
         self._acceptor: Acceptor | None = None
+        self._source: Source | None = None
+        self._log: AccessLog | None = None
         self._swap: EnvironSwap | CgiEnviron | None = None
         self._threaded = False
         self._stop_asked = False
@@ -108,6 +117,7 @@ class Loop:
         from .acceptor import Acceptor
 
         assert self._settings is not None
+        self._log = open_log(self._settings)
         admits = None
         if os.environ.get("FCGI_WEB_SERVER_ADDRS"):  # else the module is not loaded
             from .access import admission
@@ -122,8 +132,14 @@ class Loop:
             self._acceptor = ThreadedAcceptor(
                 listeners, self._settings, admits, release
             )
-            return
+            return  # run_threads knows how many requests there may be
         self._acceptor = Acceptor(listeners, self._settings, admits, release)
+        self._source = watched(
+            self._acceptor,
+            self.stop,
+            self._log,
+            owns_stderr=not self._settings.descriptors,
+        )
         from .environ import EnvironSwap
 
         self._swap = EnvironSwap(replace=self._settings.replace_environ)
@@ -172,8 +188,8 @@ class Loop:
         return False
 
     def _next(self, timeout: float | None) -> Request | None:
-        if self._acceptor is not None:
-            return self._acceptor.next_request(timeout)
+        if self._source is not None:
+            return self._source.next_request(timeout)
         if not self.owns_process():
             return None
         if not self._cgi or self._cgi_served:
@@ -195,7 +211,7 @@ class Loop:
         self.current = request
         request.host = self
         self._hooks.leaving = None
-        self._swap.enter(request.params_map)
+        self._swap.enter(request.params_map, request.varied)
         for text in self._texts:
             text.bind(request)
         sys.stdin, sys.stdout, sys.stderr = self._texts
@@ -310,13 +326,14 @@ class Loop:
         from .threaded import ThreadedAcceptor
 
         assert isinstance(self._acceptor, ThreadedAcceptor)
+        source = watched(self._acceptor, self.stop, self._log, threads=threads)
         self.remove_streams()
         early = self._texts[1:] if self._texts is not None else ()
         install(self._originals[2] if early else sys.stderr)
         for text, following in zip(early, (sys.stdout, sys.stderr), strict=False):
             text.fall_back(following)  # whoever took hold of it early, follows, too
         try:
-            serve_threads(self._acceptor, handler, threads)
+            serve_threads(self._acceptor, source, handler, threads)
         finally:
             remove()
             for text, own in zip(early, self._originals[1:], strict=False):
@@ -426,15 +443,7 @@ def _closed_socket() -> socket.socket:
         return unused
 
 
-def _is_started_by_web_server() -> bool:
-    """Whether this looks like the start of a CGI or FastCGI process."""
-    try:
-        return "GATEWAY_INTERFACE" in os.environ or S_ISSOCK(os.fstat(0).st_mode)
-    except OSError:
-        return False
-
-
 process_loop = Loop()
-if _is_started_by_web_server():
+if is_started_by_web_server():
     # Now, so that streams which the application takes hold of early are ours.
     process_loop.install_streams()

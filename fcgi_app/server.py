@@ -18,20 +18,24 @@ from .inherited import inherited_listener
 from .settings import Settings
 from .sockets import bound_address, open_socket, remove_socket_file
 from .threaded import ThreadedAcceptor
+from .watching import Source, Watcher, open_log, watched
 
 __all__ = ["Server", "serve_threads"]
 
 
-def serve_threads(acceptor: ThreadedAcceptor, handler: Handler, threads: int) -> None:
-    """Call ``handler`` for the requests of ``acceptor``, in so many threads.
+def serve_threads(
+    acceptor: ThreadedAcceptor, source: Source, handler: Handler, threads: int
+) -> None:
+    """Call ``handler`` for the requests of ``source``, in so many threads.
 
+    ``source`` gives those of ``acceptor``.
     Returns when the acceptor has been stopped and all is served. An exception of a
     signal handler stops it as well; running requests have ``linger_timeout`` then.
 
     Raises:
         RuntimeError: there can be no more threads; nothing is served.
     """
-    workers = _start_threads(acceptor, handler, threads)
+    workers = _start_threads(acceptor, source, handler, threads)
     try:
         acceptor.wait()
         for worker in workers:
@@ -42,7 +46,7 @@ def serve_threads(acceptor: ThreadedAcceptor, handler: Handler, threads: int) ->
 
 
 def _start_threads(
-    acceptor: ThreadedAcceptor, handler: Handler, threads: int
+    acceptor: ThreadedAcceptor, source: Source, handler: Handler, threads: int
 ) -> list[Thread]:
     workers: list[Thread] = []
     acceptor.start()
@@ -50,7 +54,7 @@ def _start_threads(
         for number in range(threads):
             worker = Thread(
                 target=_work,
-                args=(acceptor, handler),
+                args=(source, handler),
                 name=f"fcgi_app {number}",
                 daemon=True,
             )
@@ -62,9 +66,9 @@ def _start_threads(
     return workers
 
 
-def _work(acceptor: ThreadedAcceptor, handler: Handler) -> None:
+def _work(source: Source, handler: Handler) -> None:
     """Serve one request after the other; whatever happens in one, the next comes."""
-    while (request := acceptor.next_request()) is not None:
+    while (request := source.next_request()) is not None:
         try:
             call(handler, request)
         except BaseException:  # noqa: BLE001 - it has been logged with the request
@@ -103,7 +107,7 @@ class Server:
 
     Raises:
         ConfigError: the address or a setting is invalid, or there is no socket.
-        OSError: the address cannot be had.
+        OSError: the address cannot be had, or the access log.
     """
 
     def __init__(
@@ -122,6 +126,7 @@ class Server:
         if chosen.descriptors:
             raise ConfigError("descriptors", True, "not possible with threads")
         admits = admission(os.environ)
+        self._log = open_log(chosen)
         self._handler = handler
         self._threads = threads
         self._workers: list[Thread] = []
@@ -145,6 +150,7 @@ class Server:
         except BaseException:
             (release or socket.socket.close)(listener)
             raise
+        self._source = watched(self._acceptor, self.stop, self._log, threads=threads)
         self._closing = Lock()
 
     @property
@@ -163,7 +169,9 @@ class Server:
             raise CallSequenceError("start: the server has been started before")
         install(sys.stderr)
         try:
-            self._workers = _start_threads(self._acceptor, self._handler, self._threads)
+            self._workers = _start_threads(
+                self._acceptor, self._source, self._handler, self._threads
+            )
         except BaseException:
             remove()
             raise
@@ -196,6 +204,10 @@ class Server:
         with self._closing:  # by one thread only
             if self._workers and not self._closed:
                 remove()
+            if isinstance(self._source, Watcher):
+                self._source.close()
+            if self._log is not None:
+                self._log.close()
             self._closed = True
 
     def _release(self, listener: socket.socket) -> None:

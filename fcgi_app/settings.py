@@ -52,6 +52,10 @@ class Settings:
         replace_environ: os.environ holds the params only, as with libfcgi.
         passthrough: the response head is not looked at.
         descriptors: descriptors 0, 1 and 2 belong to the request while it runs.
+        access_log: where a line goes for each FastCGI request that has ended: a path,
+            ``-`` for descriptor 2, ``fd:N``; empty: nowhere.
+        access_format: how that looks: ``common``, ``combined``, ``json``, or a format
+            with Apache's directives (``accesslog.parse_format``).
     """
 
     read_ahead: int = 65536
@@ -73,6 +77,8 @@ class Settings:
     replace_environ: bool = False
     passthrough: bool = False
     descriptors: bool = False
+    access_log: str = ""
+    access_format: str = "common"
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
@@ -109,7 +115,7 @@ class Settings:
                 isinstance(value, bool) is not (kind is bool)
             ):
                 raise ConfigError(name, value, f"must be {kind.__name__}")
-            if not _is_in_range(value):  # type: ignore[arg-type]
+            if kind is not str and not _is_in_range(value):  # type: ignore[arg-type]
                 raise ConfigError(name, value, "must be a number from 0 on")
         checked: dict[str, Any] = changes
         return replace(self, **checked)
@@ -142,6 +148,8 @@ def _report_unknown(environ: Mapping[str, str]) -> None:
 
 
 def _parse(variable: str, text: str, kind: type) -> object:
+    if kind is str:
+        return text
     value = text.strip().lower()
     if kind is bool:
         if value in _TRUE or value in _FALSE:

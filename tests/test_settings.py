@@ -25,6 +25,7 @@ NAMES = {
     kind: [name for name, value in DEFAULTS.items() if type(value) is kind]
     for kind in (bool, int, float)
 }
+TEXTS = [name for name, value in DEFAULTS.items() if type(value) is str]
 WRONG = {
     bool: ["2", "maybe", "-", "tru"],
     int: ["", "x", "-1", "1.5", "1e3", "0x10", "1 2", "inf"],
@@ -70,6 +71,12 @@ class TestFromEnviron:
         for text in ("0", "False", "no", "off", ""):
             assert Settings.from_environ({variable(name): text}) == Settings()
 
+    @pytest.mark.parametrize("name", TEXTS)
+    def test_texts(self, name: str) -> None:
+        """A text is taken as it is, white space and case as well."""
+        found = Settings.from_environ({variable(name): " /Var/log "})
+        assert found == replace(Settings(), **changes(name, " /Var/log "))
+
     @pytest.mark.parametrize(
         ("name", "text"),
         [
@@ -94,7 +101,8 @@ class TestFromEnviron:
             found = Settings.from_environ({variable(name): text})
         except ConfigError:
             return
-        assert 0 <= getattr(found, name) < float("inf")
+        value = getattr(found, name)
+        assert value == text if name in TEXTS else 0 <= value < float("inf")
 
 
 class TestUnknownVariable:
@@ -156,7 +164,9 @@ class TestUnknownVariable:
         found = {
             name
             for module in package.rglob("*.py")
-            for name in re.findall(r"FCGI_APP_[A-Z0-9_]+", module.read_text("utf-8"))
+            for name in re.findall(
+                r"(?<!_)FCGI_APP_[A-Z0-9_]+", module.read_text("utf-8")
+            )
         }
         assert found >= {"FCGI_APP_BACKEND", "FCGI_APP_DESCRIPTORS"}
         Settings.from_environ(dict.fromkeys(found, "1"))
@@ -186,6 +196,7 @@ class TestChanged:
             ("keep_timeout", float("inf"), "must be a number from 0 on"),
             ("passthrough", 1, "must be bool"),
             ("passthrough", "yes", "must be bool"),
+            ("access_log", 2, "must be str"),
         ],
     )
     def test_wrong(self, name: str, value: Any, reason: str) -> None:
