@@ -17,6 +17,7 @@ Not supported: Windows, HTTP itself (``fcgi-app dev`` is for development), TLS, 
 parsing (use ``multipart``).
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ._version import __version__
@@ -33,21 +34,7 @@ from .errors import (
     RequestAborted,
     WorkerError,
 )
-from .request import Request
-from .sockets import open_socket
-from .stdio import (
-    accept,
-    configure,
-    current_request,
-    finish,
-    is_cgi,
-    last_call,
-    listen,
-    requests,
-    run,
-    set_exit_status,
-    start_filter_data,
-)
+from .inherited import is_started_by_web_server
 
 __all__ = [
     "AppLoadError",
@@ -79,13 +66,44 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .request import Request
     from .server import Server
+    from .sockets import open_socket
+    from .stdio import (
+        accept,
+        configure,
+        current_request,
+        finish,
+        is_cgi,
+        last_call,
+        listen,
+        requests,
+        run,
+        set_exit_status,
+        start_filter_data,
+    )
+
+if is_started_by_web_server():
+    # Now, so that streams which the application takes hold of early are ours.
+    from . import stdio as _stdio  # noqa: F401
+
+_ELSEWHERE = {"Request": "request", "Server": "server", "open_socket": "sockets"}
+"""Where a name is; those that are neither here nor there are in ``stdio``."""
 
 
 def __getattr__(name: str) -> object:
-    """Load ``Server`` when it is asked for: a CGI program has no use for threads."""
-    if name == "Server":
-        from .server import Server
+    """Load what is asked for: a launcher has no use for requests, CGI none for threads.
 
-        return Server
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    What has been loaded is here the next time.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_ELSEWHERE.get(name, 'stdio')}")
+    found: object = getattr(module, name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """Name what can be asked for, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 __all__ = [
     "flush_log",
     "log_exception",
     "log_in_background",
+    "log_in_foreground",
     "log_info",
+    "log_to",
     "log_warning",
 ]
 
@@ -24,6 +27,8 @@ _FLUSH_SECONDS = 5.0
 _MOST_WAITING = 1000
 """Lines that wait to be logged; who floods the log gets no memory for it."""
 _lost = 0
+_sink: Callable[[str], object] | None = None
+"""What takes the lines in place of ``logging``; None: nothing does."""
 _queue: Any = None
 """What a thread of its own is to log; None: everybody logs for himself."""
 
@@ -35,7 +40,8 @@ def log_warning(message: str, *args: object) -> None:
 
 def log_info(message: str, *args: object) -> None:
     """Log at level INFO, if the application has set logging up at all."""
-    if "logging" in sys.modules:  # else nobody could have asked for INFO
+    # Else nobody could have asked for INFO.
+    if _sink is not None or "logging" in sys.modules:
         _log(_INFO, message, args)
 
 
@@ -44,8 +50,25 @@ def log_exception(message: str, *args: object) -> None:
     _log(_ERROR, message, args, sys.exc_info())
 
 
+def log_to(sink: Callable[[str], object] | None) -> None:
+    """Give every message of level INFO and above to ``sink``, and none to ``logging``.
+
+    A launcher does it, whose log is its own, and which lives too long to hold in memory
+    what it does without.
+
+    Args:
+        sink: takes a message, which may have several lines, without newline at its end;
+            None: from now on ``logging`` gets them again.
+    """
+    global _sink
+    _sink = sink
+
+
 def _log(
-    level: int, message: str, args: tuple[object, ...], error: object = None
+    level: int,
+    message: str,
+    args: tuple[object, ...],
+    error: tuple[Any, Any, Any] | None = None,
 ) -> None:
     global _lost
     if _queue is None:
@@ -57,8 +80,14 @@ def _log(
 
 
 def _emit(
-    level: int, message: str, args: tuple[object, ...], error: object = None
+    level: int,
+    message: str,
+    args: tuple[object, ...],
+    error: tuple[Any, Any, Any] | None = None,
 ) -> None:
+    if _sink is not None:
+        _sink((message % args if args else message) + _describe(error))
+        return
     try:
         from logging import getLogger
     except (ImportError, OSError):  # no descriptor is left to load it with
@@ -66,7 +95,16 @@ def _emit(
         if level >= _WARNING and sys.stderr is not None:
             sys.stderr.write(message % args + "\n")
     else:
-        getLogger("fcgi_app").log(level, message, *args, exc_info=error)  # type: ignore[arg-type]
+        getLogger("fcgi_app").log(level, message, *args, exc_info=error)
+
+
+def _describe(error: tuple[Any, Any, Any] | None) -> str:
+    """Return the lines of a traceback, each after a newline."""
+    if error is None:
+        return ""
+    from traceback import format_exception
+
+    return "\n" + "".join(format_exception(*error)).rstrip("\n")
 
 
 # With threads
@@ -95,9 +133,21 @@ def log_in_background() -> None:
     _queue = queue
 
 
+def log_in_foreground() -> None:
+    """Have everybody log for himself again; that thread ends when it has caught up."""
+    global _queue
+    if _queue is None:
+        return
+    from atexit import unregister
+
+    flush_log()
+    unregister(flush_log)
+    queue, _queue = _queue, None
+    queue.put(None)
+
+
 def _emit_all(queue: Any) -> None:
-    while True:
-        entry = queue.get()
+    while (entry := queue.get()) is not None:
         if not isinstance(entry, tuple):
             entry.set()  # of flush_log
         else:

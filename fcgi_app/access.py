@@ -11,10 +11,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
+
+if TYPE_CHECKING:  # else loaded where an address is read: few programs have a list
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 __all__ = ["WEB_SERVER_ADDRS", "WebServerAddrs", "admission"]
 
@@ -93,6 +95,8 @@ class WebServerAddrs:
 
 
 def _parse_entry(text: str) -> _Entry:
+    from ipaddress import IPv6Network
+
     host, percent, zone = text.partition("%")
     try:
         if not percent:
@@ -115,6 +119,8 @@ def _parse_network(text: str) -> IPv4Network | IPv6Network:
     if slash and not (length.isascii() and length.isdigit()):
         # ipaddress would take a netmask here, and a host mask as its inverse.
         raise ValueError(f"{length!r} is not a prefix length in bits")
+    from ipaddress import IPv4Network, IPv6Network
+
     if ":" not in text:
         return IPv4Network(text)
     network = IPv6Network(text)
@@ -125,6 +131,8 @@ def _parse_network(text: str) -> IPv4Network | IPv6Network:
 
 
 def _parse_address(host: str) -> IPv4Address | IPv6Address:
+    from ipaddress import IPv4Address, IPv6Address
+
     if ":" not in host:
         return IPv4Address(host)
     address = IPv6Address(host)

@@ -21,7 +21,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from enum import Enum
-from ipaddress import IPv6Address
 from typing import NoReturn
 
 from .errors import ConfigError
@@ -130,6 +129,9 @@ def _parse_tcp(text: str) -> Address:
 
 
 def _check_ipv6(text: str, host: str) -> None:
+    # Few addresses are IPv6, and a supervisor would hold the module for months.
+    from ipaddress import IPv6Address
+
     try:
         IPv6Address(host)
     except ValueError as error:

@@ -31,6 +31,7 @@ __all__ = [
     "RemoteProtocolError",
     "RequestAborted",
     "WorkerError",
+    "describe_error",
 ]
 
 
@@ -102,3 +103,11 @@ class ConfigError(FcgiAppError, ValueError):
         self.setting = setting
         self.value = value
         self.reason = reason
+
+
+def describe_error(error: Exception) -> str:
+    """Return the message of an error, without Python's way to write an OSError."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return where + error.strerror
+    return str(error)

@@ -20,6 +20,8 @@ __all__ = [
     "adopt_descriptor",
     "forces_cgi",
     "inherited_listener",
+    "is_started_by_web_server",
+    "keep_activated",
     "plug_standard_descriptors",
 ]
 
@@ -98,6 +100,11 @@ def forces_cgi(environ: Mapping[str, str]) -> bool:
     raise ConfigError("FCGI_FORCE_CGI", text, "must be 1 or 0 (true, yes, on, …)")
 
 
+def is_started_by_web_server() -> bool:
+    """Tell whether this looks like the start of a CGI or FastCGI process."""
+    return "GATEWAY_INTERFACE" in os.environ or _is_socket(LISTENSOCK_FILENO)
+
+
 def adopt_descriptor(address: str, descriptor: int) -> socket.socket:
     """Take over a listening socket that the process already has.
 
@@ -147,6 +154,17 @@ def adopt_activated(
     names = ", ".join(passed_name for _, passed_name in passed) or "nothing"
     reason = f"no such listening stream socket was passed; what was: {names}"
     raise ConfigError("address", address, reason)
+
+
+def keep_activated(environ: Mapping[str, str] = os.environ) -> list[int]:
+    """Return the descriptors of socket activation, for a process that executes itself.
+
+    They become close-on-exec. Nothing was passed, or not what the variables say: none.
+    """
+    try:
+        return [descriptor for descriptor, _ in _activated_descriptors("", environ)]
+    except ConfigError:
+        return []
 
 
 def _activated_descriptors(

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 import fcgi_app
 from fcgi_app._version import __version__
-from fcgi_app.cli.main import group
+from fcgi_app.cli.main import SUBCOMMANDS, group
 from fcgi_app.errors import AppLoadError, ConfigError
 from fcgi_app.launcher.dev import DevOptions, DevServer
 from fcgi_app.launcher.dev.script import (
@@ -31,7 +31,7 @@ from fcgi_app.launcher.dev.script import (
     find_script_command,
     script_environment,
 )
-from fcgi_app.launcher.dev.watch import Watcher
+from fcgi_app.launcher.filewatch import Watcher
 
 from .test_client import build_c_program
 
@@ -795,7 +795,7 @@ def look(watcher: Watcher) -> list[str]:
 def test_watcher(tmp_path: Path) -> None:
     """Changed, new and removed .py files are noticed once; other files are not."""
     script = write(tmp_path / "app.py", "1")
-    watcher = Watcher(str(script), tree=True)
+    watcher = Watcher([str(script)], [str(script.parent)])
     assert look(watcher) == []
     write(script, "2")
     assert (watcher.poll(), watcher.unsettled) == ([], True)
@@ -823,7 +823,7 @@ def test_watcher_leaves_out(tmp_path: Path) -> None:
         folder.mkdir()
     (project / "env" / "pyvenv.cfg").touch()
     (project / "link").symlink_to(elsewhere)
-    watcher = Watcher(str(script), tree=True)
+    watcher = Watcher([str(script)], [str(script.parent)])
     for folder in [*folders, elsewhere]:
         write(folder / "module.py", "")
     assert look(watcher) == []
@@ -832,7 +832,7 @@ def test_watcher_leaves_out(tmp_path: Path) -> None:
 def test_watcher_script_alone(tmp_path: Path) -> None:
     """Without the tree only the script counts; while it is missing nothing does."""
     script = write(tmp_path / "app", "1")
-    watcher = Watcher(str(script), tree=False)
+    watcher = Watcher([str(script)])
     write(tmp_path / "module.py", "")
     assert look(watcher) == []
     script.unlink()
@@ -844,10 +844,10 @@ def test_watcher_script_alone(tmp_path: Path) -> None:
 
 def test_watcher_in_a_big_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After so many folders the watcher stops: the nearest ones are watched."""
-    monkeypatch.setattr("fcgi_app.launcher.dev.watch.MAX_FOLDERS", 2)
+    monkeypatch.setattr("fcgi_app.launcher.filewatch.MAX_FOLDERS", 2)
     (tmp_path / "a" / "b").mkdir(parents=True)
     script = write(tmp_path / "app.py", "1")
-    watcher = Watcher(str(script), tree=True)
+    watcher = Watcher([str(script)], [str(script.parent)])
     write(tmp_path / "a" / "b" / "far.py", "")
     assert look(watcher) == []
     write(tmp_path / "a" / "near.py", "")
@@ -865,7 +865,9 @@ def test_bad_options() -> None:
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     yield "fcgi-app", group
-    for name, command in group.commands.items():
+    for name in SUBCOMMANDS:
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
         yield f"fcgi-app-{name}", command
 
 

@@ -168,7 +168,7 @@ def test_spawn_resets_ignored_and_blocked_signals(listener: socket.socket) -> No
 
 def test_spawn_needs_no_setup_when_signals_are_normal(listener: socket.socket) -> None:
     """Without disturbance SIGPIPE is at its default too, and nothing is blocked."""
-    assert workers._child_setup(False) is None
+    assert workers._child_setup(None) is None
     assert signal_sets(listener) == (0, 0)
 
 
@@ -524,7 +524,7 @@ def test_find_command_refuses(text: str, reason: str) -> None:
 
 DETACHED = """
 import json, os, signal, stat, sys
-from fcgi_app.launcher import run_detached
+from fcgi_app.launcher.detached import run_detached
 def start():
     nulls = [stat.S_ISCHR(os.fstat(n).st_mode) for n in (0, 1, 2)]
     facts = {
@@ -565,7 +565,7 @@ def test_run_detached_leaves_terminal_directory_and_signals(tmp_path: Path) -> N
 FAILING = """
 import os, signal, sys, subprocess
 from fcgi_app.errors import FcgiAppError, WorkerError
-from fcgi_app.launcher import run_detached
+from fcgi_app.launcher.detached import run_detached
 {before}
 def start():
     {body}
@@ -654,7 +654,7 @@ def end_of_fifo(path: Path) -> Iterator[Path]:
 
 INTERRUPTED = """
 import os, signal, sys
-from fcgi_app.launcher import run_detached
+from fcgi_app.launcher.detached import run_detached
 def start():
     os.open(sys.argv[1], os.O_WRONLY)
     signal.alarm(60)
@@ -680,7 +680,7 @@ def test_run_detached_does_not_wait_for_forks_that_hold_the_pipe() -> None:
     """A worker that is forked without exec does not delay the report."""
     source = """
 import os
-from fcgi_app.launcher import run_detached
+from fcgi_app.launcher.detached import run_detached
 hold, release = os.pipe()
 def start():
     if os.fork() == 0:

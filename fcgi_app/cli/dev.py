@@ -8,6 +8,7 @@ from collections.abc import Callable
 import click
 
 from ..launcher.dev import DevOptions, DevServer
+from .words import offer_files
 
 __all__ = ["dev"]
 
@@ -16,8 +17,14 @@ __all__ = ["dev"]
     context_settings={"allow_interspersed_args": False},
     short_help="Serve a script over HTTP, for development only.",
 )
-@click.argument("target")
-@click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]...")
+@click.argument("target", shell_complete=offer_files)
+@click.argument(
+    "args",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[ARG]...",
+    shell_complete=offer_files,
+)
 @click.option(
     "--host",
     default="127.0.0.1",

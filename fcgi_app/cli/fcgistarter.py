@@ -11,7 +11,8 @@ from typing import NoReturn
 import click
 
 from ..errors import ConfigError, FcgiAppError
-from ..launcher import find_command, run_detached, spawn_all
+from ..launcher import find_command, spawn_all
+from ..launcher.detached import run_detached
 from ..sockets import (
     AddressKind,
     open_socket,
@@ -90,7 +91,7 @@ def fcgistarter(command: str, port: int, interface: str | None, instances: int) 
 
 
 def _start(command: str, port: int, interface: str | None, instances: int) -> None:
-    """Do what the command is for; see :func:`fcgi_app.launcher.run_detached`."""
+    """Do what the command is for; see :mod:`fcgi_app.launcher.detached`."""
     plug_standard_descriptors()
     words = find_command(command)
     with open_socket(_address(interface, port), backlog=BACKLOG) as listener:

@@ -8,6 +8,7 @@ import click
 
 from ..launcher.fdpass import FdpassService, find_users
 from ..launcher.inetd import InetdOptions, find_program
+from .words import offer_files
 
 __all__ = ["fdpass"]
 
@@ -25,7 +26,13 @@ def _parse_mode(ctx: click.Context, param: click.Parameter, value: str) -> int:
     context_settings={"allow_interspersed_args": False},
     short_help="Run a program for each client that Apache hands over.",
 )
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument(
+    "command",
+    nargs=-1,
+    required=True,
+    type=click.UNPROCESSED,
+    shell_complete=offer_files,
+)
 @click.option(
     "--bind",
     metavar="ADDRESS",

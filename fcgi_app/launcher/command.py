@@ -1,15 +1,15 @@
-"""Which program a pool's command is, before any directory or root is changed."""
+"""Which program a command is, before any directory or root is changed."""
 
 from __future__ import annotations
 
 import os
-import shutil
+import shlex
 import sys
 from collections.abc import Sequence
 
 from ..errors import AppLoadError
 
-__all__ = ["find_pool_command"]
+__all__ = ["find_command", "find_pool_command"]
 
 
 def find_pool_command(
@@ -58,9 +58,9 @@ def _find(word: str, directory: str, root: str, path: str) -> str:
         # Relative directories of PATH would be those of whoever starts the pool.
         folders = [each for each in path.split(os.pathsep) if each.startswith("/")]
         for folder in folders:
-            found = shutil.which(word, path=root + folder)
-            if found is not None:
-                return found[len(root) :]
+            found = os.path.join(folder, word)
+            if os.path.isfile(root + found) and _may(root + found, os.X_OK):
+                return found
     # normpath would lead astray where "x/.." goes through a symbolic link.
     file = os.path.join(directory, word.removeprefix("./"))
     if not os.path.exists(root + file):
@@ -94,3 +94,45 @@ def _find_interpreter(root: str) -> str:
     if root and not _may(root + sys.executable, os.X_OK):
         raise AppLoadError(f"there is no {sys.executable!r} in {root}")
     return sys.executable
+
+
+def find_command(text: str) -> list[str]:
+    """Turn a command line, such as the value of ``fcgistarter -c``, into words.
+
+    The program becomes an absolute path, so that a later chdir does no harm; symbolic
+    links stay, because an interpreter finds its virtual environment through its name.
+    The first of these that exists is taken:
+
+    1. if the first word has no slash: the program of that name in PATH;
+    2. the file with exactly this name, blanks and all, without arguments;
+    3. the file that the first word names; the other words are its arguments.
+
+    Words are split as by a POSIX shell (:func:`shlex.split`); there are no variables,
+    patterns or redirections. PATH goes before the current directory, lest a file that
+    lies about there takes the place of the program that was meant.
+
+    Raises:
+        AppLoadError: no such file, nothing but blanks, or a quote that does not end.
+    """
+    try:
+        words, problem = shlex.split(text), "no such file"
+    except ValueError as error:
+        words, problem = [], str(error).lower()
+    if words and "/" not in words[0]:
+        problem += ", and no such program in PATH"
+        # With all the archivers that it loads, it is not for the supervisor's memory.
+        from shutil import which
+
+        found = which(words[0])
+        if found:
+            return [_absolute(found), *words[1:]]
+    for candidate in ([text], words):
+        if candidate and os.path.isfile(candidate[0]):
+            return [_absolute(candidate[0]), *candidate[1:]]
+    raise AppLoadError(f"command {text!r}: {problem if text.strip() else 'empty'}")
+
+
+def _absolute(path: str) -> str:
+    """Make ``path`` absolute as the system reads it: a link leads ``x/..`` astray."""
+    path = os.path.join(os.getcwd(), path)
+    return path if ".." in path.split("/") else os.path.normpath(path)

@@ -27,9 +27,10 @@ from .._log import log_info, log_warning
 from ..errors import AppLoadError, ConfigError, WorkerError
 from ..fdpass import Handover, Receiver
 from ..fdpass.client import TLS_CAUSE, speaks_tls
+from .command import find_command
 from .lingering import Lingering
 from .signals import SignalPipe
-from .workers import STOP_GRACE, Worker, find_command, spawn
+from .workers import STOP_GRACE, Worker, spawn
 
 __all__ = ["Inetd", "InetdOptions", "find_program"]
 

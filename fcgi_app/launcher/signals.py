@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["STOP_SIGNALS", "SignalPipe"]
+__all__ = ["STOP_SIGNALS", "SignalPipe", "ignored_signals", "reset_signals"]
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """What asks a launcher to stop; multiwatch and the FastCGI servers send SIGUSR1."""
 
 _READ_BYTES = 4096
+
+_PYTHON_IGNORES = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+"""What every Python process ignores; subprocess itself resets these for a child."""
 
 
 class SignalPipe:
@@ -86,3 +89,19 @@ class SignalPipe:
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
     """Let the signal be written to the pipe, which only a handler makes happen."""
+
+
+def ignored_signals() -> list[signal.Signals | int]:
+    """Return the signals that this process ignores and exec would pass on."""
+    return [
+        number
+        for number in signal.valid_signals()
+        if number not in _PYTHON_IGNORES and signal.getsignal(number) == signal.SIG_IGN
+    ]
+
+
+def reset_signals(ignored: Iterable[signal.Signals | int]) -> None:
+    """Give ``ignored`` their default action back and block no signal."""
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -2,8 +2,7 @@
 
 A worker is a FastCGI program in any language, started as the specification says (§2.2):
 the listening socket is its descriptor 0, and it inherits no other descriptor than its
-standard output and error. :mod:`subprocess` does the fork and the exec; the only fork
-of our own is the one that leaves the terminal (:func:`run_detached`).
+standard output and error. :mod:`subprocess` does the fork and the exec.
 """
 
 from __future__ import annotations
@@ -12,28 +11,20 @@ import errno
 import os
 import select
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import NoReturn
 
-from ..errors import AppLoadError, FcgiAppError, WorkerError
+from ..errors import WorkerError
+from .signals import ignored_signals, reset_signals
 
-__all__ = ["Worker", "find_command", "run_detached", "spawn", "spawn_all", "stop"]
+__all__ = ["Worker", "spawn", "spawn_all", "stop"]
 
 STOP_GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL, unless the caller says otherwise."""
-
-SIGNAL_TICK = 0.5
-"""Seconds after which a signal is seen that came between Python and a system call."""
-
-PYTHON_IGNORES = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
-"""What every Python process ignores; subprocess itself resets these for a child."""
 
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
@@ -132,13 +123,16 @@ def spawn(
     stderr: int | None = None,
     new_session: bool = False,
     die_with_parent: bool = False,
+    death_signal: signal.Signals = signal.SIGTERM,
     prepare: Callable[[], None] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Worker:
     """Start ``command`` with ``listener`` as its descriptor 0.
 
     The worker starts with an empty signal mask and every signal at its default; only an
     ignored SIGHUP stays ignored, because that is what nohup(1) promises. Descriptors
-    from 3 up are closed. When this returns, the exec has succeeded.
+    from 3 up are closed, but for ``pass_fds``. When this returns, the exec has
+    succeeded.
 
     Args:
         command: program and arguments. A program without a slash is searched in the
@@ -152,10 +146,12 @@ def spawn(
         stderr: the same for descriptor 2; ``subprocess.STDOUT`` joins it to stdout.
         new_session: the worker leads a session and process group of its own, so that
             the terminal's Ctrl-C does not reach it.
-        die_with_parent: SIGTERM for the worker when the *thread* that called this ends,
-            or the process does, even by SIGKILL. Only on Linux; elsewhere without
-            effect. Not for set-user-ID programs (prctl(2), PR_SET_PDEATHSIG).
+        die_with_parent: ``death_signal`` for the worker when the *thread* that called
+            this ends, or the process does, even by SIGKILL. Only on Linux; elsewhere
+            without effect. Not for set-user-ID programs (prctl(2), PR_SET_PDEATHSIG).
+        death_signal: see ``die_with_parent``.
         prepare: called in the child before exec, with all descriptors still open.
+        pass_fds: descriptors from 3 up that the worker inherits, with these numbers.
 
     Raises:
         WorkerError: the program could not be executed; the message names it and tells
@@ -178,8 +174,9 @@ def spawn(
             cwd=cwd,
             close_fds=True,
             restore_signals=True,
+            pass_fds=pass_fds,
             start_new_session=new_session,
-            preexec_fn=_child_setup(die_with_parent, prepare),
+            preexec_fn=_child_setup(death_signal if die_with_parent else None, prepare),
         )
     except OSError as error:
         raise WorkerError(_describe_failure(words[0], cwd, error)) from error
@@ -189,17 +186,17 @@ def spawn(
 
 
 def _child_setup(
-    die_with_parent: bool, prepare: Callable[[], None] | None = None
+    death_signal: signal.Signals | None, prepare: Callable[[], None] | None = None
 ) -> Callable[[], None] | None:
     """Return what the child has to do before exec; None if subprocess does it all."""
-    ignored = [n for n in _ignored_signals() if n != signal.SIGHUP]
+    ignored = [n for n in ignored_signals() if n != signal.SIGHUP]
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    bind = _death_binder() if die_with_parent else None
+    bind = None if death_signal is None else _death_binder(death_signal)
     if not (ignored or blocked or bind or prepare):
         return None
 
     def setup() -> None:
-        _reset_signals(ignored)
+        reset_signals(ignored)
         if prepare is not None:
             prepare()
         if bind is not None:  # last: a change of the user would undo it
@@ -208,23 +205,7 @@ def _child_setup(
     return setup
 
 
-def _ignored_signals() -> list[signal.Signals | int]:
-    """Return the signals that this process ignores and exec would pass on."""
-    return [
-        number
-        for number in signal.valid_signals()
-        if number not in PYTHON_IGNORES and signal.getsignal(number) == signal.SIG_IGN
-    ]
-
-
-def _reset_signals(ignored: Iterable[signal.Signals | int]) -> None:
-    """Give ``ignored`` their default action back and block no signal."""
-    for number in ignored:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _death_binder() -> Callable[[], None] | None:
+def _death_binder(number: signal.Signals) -> Callable[[], None] | None:
     """Return what binds a forked child's life to the caller's, or None off Linux.
 
     Everything that loads or allocates happens here, before the fork.
@@ -235,18 +216,19 @@ def _death_binder() -> Callable[[], None] | None:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
     except AttributeError:
         return None
-    arguments = tuple(ctypes.c_ulong(n) for n in (signal.SIGTERM, 0, 0, 0))
+    arguments = tuple(ctypes.c_ulong(n) for n in (number, 0, 0, 0))
     parent = os.getpid()
 
     def bind() -> None:
         # A handler inherited from the parent would swallow the signal until exec.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
         if prctl(PR_SET_PDEATHSIG, *arguments) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
         # A parent that died before the prctl sends no signal any more.
         if os.getppid() != parent:
-            os._exit(128 + signal.SIGTERM)
+            os._exit(128 + number)
 
     return bind
 
@@ -321,167 +303,3 @@ def stop(workers: Iterable[Worker], *, grace: float = STOP_GRACE) -> None:
         if worker.wait(deadline - time.monotonic()) is None:
             worker.kill()
             worker.wait()
-
-
-def find_command(text: str) -> list[str]:
-    """Turn a command line, such as the value of ``fcgistarter -c``, into words.
-
-    The program becomes an absolute path, so that a later chdir does no harm; symbolic
-    links stay, because an interpreter finds its virtual environment through its name.
-    The first of these that exists is taken:
-
-    1. if the first word has no slash: the program of that name in PATH;
-    2. the file with exactly this name, blanks and all, without arguments;
-    3. the file that the first word names; the other words are its arguments.
-
-    Words are split as by a POSIX shell (:func:`shlex.split`); there are no variables,
-    patterns or redirections. PATH goes before the current directory, lest a file that
-    lies about there takes the place of the program that was meant.
-
-    Raises:
-        AppLoadError: no such file, nothing but blanks, or a quote that does not end.
-    """
-    try:
-        words, problem = shlex.split(text), "no such file"
-    except ValueError as error:
-        words, problem = [], str(error).lower()
-    if words and "/" not in words[0]:
-        problem += ", and no such program in PATH"
-        found = shutil.which(words[0])
-        if found:
-            return [_absolute(found), *words[1:]]
-    for candidate in ([text], words):
-        if candidate and os.path.isfile(candidate[0]):
-            return [_absolute(candidate[0]), *candidate[1:]]
-    raise AppLoadError(f"command {text!r}: {problem if text.strip() else 'empty'}")
-
-
-def _absolute(path: str) -> str:
-    """Make ``path`` absolute as the system reads it: a link leads ``x/..`` astray."""
-    path = os.path.join(os.getcwd(), path)
-    return path if ".." in path.split("/") else os.path.normpath(path)
-
-
-def run_detached(start: Callable[[], object]) -> None:
-    """Call ``start`` in a process without terminal; return when it has succeeded.
-
-    The process is forked, leads a session of its own, works in ``/``, has /dev/null as
-    descriptors 0, 1 and 2, and resets its signals. It ends when ``start`` returns, so
-    that what ``start`` has spawned becomes a child of init; the umask, the environment
-    and the other descriptors stay.
-
-    Descriptors 0, 1 and 2 must be open (``sockets.plug_standard_descriptors``), and
-    this must be the only thread. What was written to buffered streams should be
-    flushed: the new process drops its copy.
-
-    Args:
-        start: spawns workers; what it raises is reported to the caller.
-
-    Raises:
-        WorkerError: ``start`` raised; the message is that of its error (its traceback
-            if it is no :class:`FcgiAppError` or OSError). Nothing in the new session's
-            process group survives; nor does it when Ctrl-C ends the wait.
-    """
-    # SIGINT waits while there is a process that the clean-up does not know yet.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        pid, reader = _fork_detached(start)
-        report = None
-        try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            report = _read_report(reader)
-        finally:
-            os.close(reader)
-            if report != "":
-                _kill_group(pid)
-            status = _reap(pid)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if report is None:
-        raise WorkerError(f"the detached process ended early: {status}")
-    if report:
-        raise WorkerError(report)
-
-
-def _fork_detached(start: Callable[[], object]) -> tuple[int, int]:
-    """Fork the detached process; return its pid and the pipe that its report is on."""
-    reader, writer = os.pipe()
-    try:
-        pid = os.fork()
-        if pid == 0:
-            _be_detached(start, writer)
-    except OSError:
-        os.close(reader)
-        raise
-    finally:
-        os.close(writer)
-    return pid, reader
-
-
-def _be_detached(start: Callable[[], object], writer: int) -> NoReturn:
-    """Live the detached process's life; the report ends with a NUL, empty is good."""
-    report = ""
-    try:
-        _leave_terminal()
-        start()
-    except (FcgiAppError, OSError) as error:
-        report = str(error) or repr(error)
-    except BaseException:  # noqa: BLE001  # raised to the caller, through the pipe
-        report = traceback.format_exc()
-    try:
-        os.write(writer, report.encode("utf-8", "surrogateescape") + b"\0")
-    finally:
-        os._exit(1 if report else 0)
-
-
-def _leave_terminal() -> None:
-    """Become a session leader in ``/`` whose standard descriptors are /dev/null."""
-    os.setsid()
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-    os.close(null)
-    _reset_signals(_ignored_signals())
-
-
-def _read_report(reader: int) -> str | None:
-    """Read up to the NUL that ends a report; None if the pipe ends before it.
-
-    A process that ``start`` has forked may hold the pipe open, so its end is not
-    waited for.
-    """
-    poller = select.poll()
-    poller.register(reader, select.POLLIN)
-    report = b""
-    while not report.endswith(b"\0"):
-        # Ctrl-C just before a system call does not interrupt it: the call has to end.
-        while not poller.poll(SIGNAL_TICK * 1000):
-            pass
-        piece = os.read(reader, 65536)
-        if not piece:
-            return None
-        report += piece
-    return report[:-1].decode("utf-8", "surrogateescape")
-
-
-def _kill_group(pid: int) -> None:
-    """Kill our unreaped child ``pid`` and the process group that it leads, if it does.
-
-    The child goes first: it may not lead a group yet.
-    """
-    with suppress(ProcessLookupError):  # SIGCHLD is ignored: the system has reaped it
-        os.kill(pid, signal.SIGKILL)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def _reap(pid: int) -> str:
-    """Wait for the end of our child ``pid`` and describe it."""
-    try:
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    except ChildProcessError:  # SIGCHLD is ignored: the system has reaped it
-        return "status unknown"
-    if status < 0:
-        return f"killed by signal {-status}"
-    return f"exit status {status}"
