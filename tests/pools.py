@@ -9,14 +9,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from .servers import wait_until
+from .servers.process import require
 from .webserver import PACKAGE_PARENT
 
 __all__ = ["RAW", "WORDS", "Client", "Pool", "environment", "find_processes"]
+__all__ += ["assert_refused", "nobodys_folder", "run_start", "unprivileged"]
 
 TIMEOUT = 20.0
 WORDS = [sys.executable, "-m", "fcgi_app", "start"]
@@ -38,6 +41,77 @@ def environment(**extra: str) -> dict[str, str]:
     """The environment of the command."""
     kept = {k: v for k, v in os.environ.items() if k != "WEB_CONCURRENCY"}
     return {**kept, "PYTHONPATH": PACKAGE_PARENT, **extra}
+
+
+def unprivileged() -> tuple[list[str], int]:
+    """Who is nobody on this machine: words that run a command so, and the user's number.
+
+    Root becomes a user of whom there are no other processes, who may read everything,
+    for Python may be in a closed directory, and write and run what others may. Anybody
+    else stays who he is.
+    """
+    if os.geteuid() != 0:
+        return [], os.geteuid()
+    number = 61000 + os.getpid() % 4000
+    who = [f"--reuid={number}", f"--regid={number}", "--clear-groups"]
+    may = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    return [require("setpriv"), *who, *may], number
+
+
+@contextmanager
+def nobodys_folder() -> Iterator[Path]:
+    """A folder of a short name that belongs to who is nobody, see `unprivileged`."""
+    path = Path(tempfile.mkdtemp(prefix="fcgi-app-"))
+    path.chmod(0o755)
+    os.chown(path, unprivileged()[1], -1)
+    try:
+        yield path
+    finally:
+        for each in path.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                each.chmod(0o700)
+        shutil.rmtree(path)
+
+
+def assert_refused(
+    done: subprocess.CompletedProcess[str], status: int, reason: str
+) -> None:
+    """Assert that this start has failed with this status, and says why in words."""
+    assert done.returncode == status, done.stderr
+    assert done.stdout == "", done.stdout
+    assert "fcgi-app: error: " in done.stderr, done.stderr
+    assert reason in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+def run_start(
+    *words: str, cwd: Path, prefix: Sequence[str] = (), **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``fcgi-app start`` to its end; all its processes must be gone then.
+
+    Args:
+        words: its command line.
+        cwd: where.
+        prefix: words in front of it, of a command that runs it.
+        environ: more variables.
+    """
+    mark = f"{cwd} {os.getpid()}"
+    try:
+        done = subprocess.run(
+            [*prefix, *WORDS, *words],
+            cwd=cwd,
+            env=environment(POOL_TEST=mark, **environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+        )
+        assert not find_processes(mark), "something is left running"
+    finally:
+        for pid in find_processes(mark):
+            os.kill(pid, signal.SIGKILL)
+    return done
 
 
 def find_processes(mark: str) -> dict[int, int]:
@@ -98,6 +172,8 @@ class Pool:
         config: text of a file for ``--config``; then no command and no ``--bind`` is
             given. ``@PATH@`` and ``@SCRIPT@`` stand for both.
         ready: wait until it serves.
+        prefix: words in front of the command, of one that executes it.
+        owner: number of the user who owns the folder; None: who we are.
     """
 
     def __init__(
@@ -107,6 +183,8 @@ class Pool:
         command: Sequence[str] = (),
         config: str = "",
         ready: bool = True,
+        prefix: Sequence[str] = (),
+        owner: int | None = None,
         **environ: str,
     ) -> None:
         # A short path: a Unix socket's has room for 107 bytes.
@@ -121,9 +199,11 @@ class Pool:
         if config:
             self.write_config(config)
             words = ["--config", str(self.config), *options]
+        if owner is not None:
+            os.chown(self.folder, owner, -1)
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                [*WORDS, *words],
+                [*prefix, *WORDS, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -20,6 +20,7 @@ from fcgi_app.launcher.policy import (
     count_to_start,
     count_to_stop,
     draw_lifetime,
+    draw_requests,
     next_step,
 )
 from fcgi_app.launcher.pool import PoolConfig
@@ -44,7 +45,10 @@ def sizings(draw: st.DrawFn) -> Sizing:
 def sights(draw: st.DrawFn) -> Sight:
     running = draw(st.integers(0, 60))
     starting, quiet = st.integers(0, running), st.integers(0, running)
-    return Sight(running, draw(starting), draw(quiet), draw(st.booleans()))
+    idle = draw(st.one_of(st.none(), st.integers(0, running)))
+    if idle is not None:
+        quiet = st.integers(0, idle)  # who has rested for long is idle
+    return Sight(running, draw(starting), draw(quiet), draw(st.booleans()), idle)
 
 
 # ---- how many ---------------------------------------------------------------------
@@ -192,3 +196,52 @@ def test_start_that_the_system_refuses_is_a_failure() -> None:
     brake = Brake(lambda: 0.0)
     assert brake.note_failure(5.0)
     assert brake.not_before == 5.0 + FIRST_DELAY
+
+
+# ---- idle workers -----------------------------------------------------------------
+
+
+def test_dynamic_starts_when_too_few_are_idle() -> None:
+    """As many as php-fpm's min_spare_servers asks for, a step at a time."""
+    sizing = Sizing("dynamic", 10, 3, 5)
+    assert count_to_start(sizing, Sight(4, idle=3), 8) == 0
+    assert count_to_start(sizing, Sight(4, idle=1), 8) == 2
+    assert count_to_start(sizing, Sight(4, idle=0), 1) == 1
+    assert count_to_start(sizing, Sight(9, idle=0), 8) == 1
+    assert count_to_start(sizing, Sight(10, idle=0), 8) == 0
+    assert count_to_start(sizing, Sight(4, starting=1, idle=0), 8) == 0
+    assert count_to_start(sizing, Sight(4), 8) == 0  # nobody knows
+
+
+def test_only_dynamic_keeps_idle_workers() -> None:
+    """static and ondemand start nobody for a client who has not come."""
+    assert count_to_start(Sizing("static", 4, 4, 4), Sight(4, idle=0), 8) == 0
+    assert count_to_start(Sizing("ondemand", 4, 0, 0), Sight(2, idle=0), 8) == 0
+
+
+def test_history_of_a_dynamic_pool_under_rising_load() -> None:
+    """Ten clients, one more at each look: there is always one free, up to the limit."""
+    sizing, running = Sizing("dynamic", 8, 1, 2), 1
+    history = []
+    for clients in range(1, 11):
+        busy = min(clients, running)
+        running += count_to_start(sizing, Sight(running, idle=running - busy), 1)
+        history.append(running)
+    assert history == [2, 3, 4, 5, 6, 7, 8, 8, 8, 8]
+    # They go when they have rested, down to what may stay.
+    running -= count_to_stop(sizing, Sight(running, quiet=running, idle=running))
+    assert running == 2
+
+
+@given(st.integers(0, 1000), st.floats(0, 1), CHANCE)
+def test_number_of_requests_is_shortened_by_jitter(
+    most: int, jitter: float, chance: float
+) -> None:
+    """Never more than was said, never none, and 0 stays never."""
+    pool = PoolConfig(bind=("@x",), command=("/x",), max_requests=most, jitter=jitter)
+    number = draw_requests(pool, lambda: chance)
+    if most == 0:
+        assert number == 0
+    else:
+        assert max(1, most * (1 - jitter) - 1) <= number <= most
+    assert draw_requests(pool, lambda: 0.0) == most

@@ -46,7 +46,15 @@ SAMPLES: dict[str, tuple[str, str, str | bool | tuple[str, ...], object]] = {
     "idle_timeout": ("2.5", "2.5", "2.5", 2.5),
     "stop_timeout": ("0", "0", "0", 0.0),
     "max_lifetime": ("3600", "3600", "3600", 3600.0),
+    "max_requests": ("500", "500", "500", 500),
+    "max_rss": ('"512M"', "512m", "536870912", 512 << 20),
     "jitter": ("0.25", "0.25", "0.25", 0.25),
+    "request_timeout": ("30", "30", "30.0", 30.0),
+    "slow_log": ("0.5", "0.5", "0.5", 0.5),
+    "status_path": ('"/status"', "/status", "/status", "/status"),
+    "ping_path": ('"/ping"', "/ping", "/ping", "/ping"),
+    "access_log": ('"/var/log/x"', "/var/log/x", "/var/log/x", "/var/log/x"),
+    "access_format": ('"json"', "json", "json", "json"),
     "backlog": ("16", "16", "16", 16),
     "socket_mode": ('"0660"', "660", "0o660", 0o660),
     "socket_owner": ('"www:web"', "www:web", "www:web", "www:web"),
@@ -74,6 +82,10 @@ SAMPLES: dict[str, tuple[str, str, str | bool | tuple[str, ...], object]] = {
     "daemon": ("true", "yes", True, True),
     "pid_file": ('"/run/a.pid"', "/run/a.pid", "/run/a.pid", "/run/a.pid"),
     "log_file": ('"/var/log/a"', "/var/log/a", "/var/log/a", "/var/log/a"),
+    "control": ('"/run/a.ctl"', "/run/a.ctl", "/run/a.ctl", "/run/a.ctl"),
+    "status_listen": ('":9001"', ":9001", ":9001", ":9001"),
+    "reload": ("true", "1", True, True),
+    "touch_reload": ('"/run/touch"', "/run/touch", "/run/touch", "/run/touch"),
 }
 
 NEEDED: dict[str, tuple[str, dict[str, str]]] = {

@@ -86,14 +86,16 @@ def test_workers_get_what_the_options_say() -> None:
     mask = os.umask(0)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     print("FACTS", os.environ["FACT"], oct(mask), os.getcwd(), *limit, file=sys.stderr)
-    print("FDS", *sorted(os.listdir("/proc/self/fd")), flush=True)
+    board = os.environ["_FCGI_APP_SCOREBOARD"].partition(":")[0]
+    found = set(os.listdir("/proc/self/fd")) - {board}
+    print("FDS", *sorted(found), os.readlink(f"/proc/self/fd/{board}"), flush=True)
     """.replace("\n    ", "\n")
     options = ["--env", "FACT=a=b", "--umask", "027", "--chdir", "/usr"]
     options += ["--rlimit", "nofile=123:456"]
     with Pool(*options, source=source + RAW) as pool:
         assert "FACTS a=b 0o27 /usr 123 456" in pool.log()
         # 3 is the directory that is being read.
-        assert "FDS 0 1 2 3\n" in pool.log()
+        assert "FDS 0 1 2 3 /memfd:fcgi_app main (deleted)\n" in pool.log()
 
 
 def test_workers_run_as_the_user() -> None:

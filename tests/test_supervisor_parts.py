@@ -62,8 +62,12 @@ def sleeps_in(process: subprocess.Popen[bytes], name: str) -> bool:
         (POLLS.format(""), "poll", True),
         (POLLS.format("60000"), "poll", False),  # so libfcgi waits for first bytes
         (READS, "read", False),
+        # So Python 3.10 sleeps, and a program that takes poll(2) for it.
+        ("import select; select.select([], [], [], 60)", "poll", False),
+        ("import select; select.poll().poll(60000)", "poll", False),
+        ("import select; select.poll().poll()", "poll", False),
     ],
-    ids=["accept", "poll", "poll-limited", "read"],
+    ids=["accept", "poll", "poll-limited", "read", "sleep", "pause", "endless-pause"],
 )
 def test_terminate_quietly_spares_who_is_busy(
     source: str, place: str, waits: bool

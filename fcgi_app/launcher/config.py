@@ -35,6 +35,7 @@ _COMMON_WORKERS = "WEB_CONCURRENCY"
 """What hosting services set; stands for ``FCGI_APP_START_WORKERS``."""
 
 _PATH_KEYS = frozenset(("chroot", "pid_file", "log_file"))
+_PATH_KEYS |= frozenset(("access_log", "control", "touch_reload"))
 _NEEDED_MANAGERS = {
     "min_spare": ("dynamic",),
     "max_spare": ("dynamic",),
@@ -292,6 +293,8 @@ def _parse(
         value = os.path.join(base, value)
     elif name == "bind":
         value = tuple(_absolute_address(text, where, base) for text in value)
+    elif name == "status_listen":
+        value = _absolute_address(value, where, base)
     return _Given(value, where, base)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 
+from ..errors import ConfigError, describe_error
+from ..scoreboard import Scoreboard
+from .equipping import Equipper
 from .handover import WorkerRecord
 from .listeners import Listener, Place, open_listener, places_of
 from .member import Member
-from .pool import ServiceConfig
+from .pool import PoolConfig, ServiceConfig
 from .relay import Outlet
 from .roster import Ended, Roster
 
@@ -23,16 +28,19 @@ class Generation:
 
     Args:
         service: what to run.
+        outlet: where goes what the workers print; borrowed.
         existing: sockets of the generation before it; they stay that one's.
+        equipper: knows what workers get besides what the configuration says; borrowed.
         most: workers of a pool, where it is not what the pool says.
 
     Attributes:
+        service: as given.
         listeners: the sockets in use, new ones too.
         rosters: one for each socket.
 
     Raises:
         ConfigError: an address, a user or a group is not usable.
-        OSError: the system refuses a socket.
+        OSError: the system refuses a socket, a scoreboard or an access log.
     """
 
     def __init__(
@@ -40,9 +48,11 @@ class Generation:
         service: ServiceConfig,
         outlet: Outlet,
         existing: Iterable[Listener],
+        equipper: Equipper,
         *,
         most: Mapping[str, int] | None = None,
     ) -> None:
+        self.service = service
         self.listeners: list[Listener] = []
         self.rosters: list[Roster] = []
         self._ended: list[tuple[Roster, list[Ended]]] = []
@@ -50,12 +60,15 @@ class Generation:
         at_hand = {listener.place: listener for listener in existing}
         taken: dict[str, int] = {}
         try:
-            for pool in service.pools:
+            for pool in equipper.pools_of(service):
+                equipment = equipper.equip(pool, service)
                 for place in places_of(pool, taken):
                     listener = at_hand.get(place) or open_listener(place, pool)
                     self.listeners.append(listener)
                     number = (most or {}).get(pool.name)
-                    self.rosters.append(Roster(pool, listener, outlet, most=number))
+                    self.rosters.append(
+                        Roster(pool, listener, outlet, most=number, equipment=equipment)
+                    )
         except BaseException:
             self.close_but(at_hand.values())
             raise
@@ -66,9 +79,27 @@ class Generation:
         return [member for roster in self.rosters for member in roster.members]
 
     @property
+    def boards_by_pool(self) -> dict[str, Scoreboard]:
+        """The scoreboards of these workers, by the name of the pool."""
+        return {r.pool.name: r.board for r in self.rosters if r.board is not None}
+
+    @property
+    def watched(self) -> dict[int, Roster]:
+        """The sockets to be watched, by descriptor."""
+        if not self._active:
+            return {}
+        return {r.watched: r for r in self.rosters if r.watched >= 0}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to be done after `leave`."""
+        return all(roster.is_done for roster in self.rosters)
+
+    @property
     def most(self) -> dict[str, int]:
-        """How many workers each pool may have now."""
-        return {roster.pool.name: roster.most for roster in self.rosters}
+        """How many workers each pool of the service may have now, for an address."""
+        names = {pool.name for pool in self.service.pools}
+        return {r.pool.name: r.most for r in self.rosters if r.pool.name in names}
 
     def pool_of(self, member: Member) -> str:
         """Return the name of the pool of a worker that was reaped last."""
@@ -90,6 +121,12 @@ class Generation:
         """Tell whether all of these have started."""
         waiting = [r for r in self.rosters if not r.is_ready()]
         return not waiting
+
+    def change_most(self, name: str, number: int) -> None:
+        """Run so many workers of a pool at most, for each address."""
+        for roster in self.rosters:
+            if roster.pool.name == name:
+                roster.change_most(number)
 
     def commit(self) -> None:
         """From now on workers are replaced, and started and stopped as needed."""
@@ -115,11 +152,26 @@ class Generation:
         for roster, ended in self._ended:
             roster.note_ends(ended)
 
-    def leave(self, *, quick: bool = False) -> None:
-        """Stop all workers."""
+    def leave(
+        self,
+        *,
+        quick: bool = False,
+        after: Generation | None = None,
+        last: bool = False,
+    ) -> None:
+        """Stop all workers.
+
+        Args:
+            quick: at once.
+            after: who serves from now on; sockets that it does not have are served
+                until their queues are empty, and closed.
+            last: nobody serves from now on, which is the same for all sockets.
+        """
         self._active = True
+        kept = {id(each) for each in after.listeners} if after is not None else set()
         for roster in self.rosters:
-            roster.leave(quick=quick)
+            gone = after is not None and id(roster.listener) not in kept
+            roster.leave(quick=quick, last=last or gone)
 
     def kill(self) -> None:
         """Kill all workers; they are still to be reaped."""
@@ -132,6 +184,29 @@ class Generation:
             roster.kill_all()
 
     # Sockets
+
+    def sockets_of(self, name: str) -> list[socket.socket]:
+        """Return the sockets of a pool that are open."""
+        found = [r.listener.socket for r in self.rosters if r.pool.name == name]
+        return [each for each in found if each.fileno() >= 0]
+
+    def apply_to_sockets(self, before: Generation) -> list[str]:
+        """Give sockets that stay the backlog, mode and owner that are new.
+
+        Returns:
+            What went wrong, a line for each socket; it stays what it was.
+        """
+        errors = []
+        pools = {id(roster.listener): roster.pool for roster in before.rosters}
+        for roster in self.rosters:
+            pool = pools.get(id(roster.listener))
+            if pool is None or _socket_of(pool) == _socket_of(roster.pool):
+                continue
+            try:
+                roster.listener.apply(roster.pool)
+            except (ConfigError, OSError) as error:
+                errors.append(f"{roster.label}: {describe_error(error)}")
+        return errors
 
     def drop_unused(self, before: Iterable[Listener]) -> None:
         """Close the sockets that were used before and are not any more."""
@@ -159,6 +234,11 @@ class Generation:
                 member.expires,
                 member.relay.descriptor,
                 member.leaves,
+                roster.pool.name,
+                None if member.seat is None else member.seat.number,
+                member.relay.rest.decode("latin-1"),
+                member.was_terminated,
+                member.kill_at,
             )
             for roster in self.rosters
             for member in roster.members
@@ -174,6 +254,12 @@ class Generation:
             roster = by_place.get((record.address, record.number))
             if roster is None:
                 roster = self.rosters[0]
-                record = WorkerRecord(**{**vars(record), "leaving": True})
+                record = replace(record, leaving=True)
+            if record.pool != roster.pool.name:  # the slot is of another scoreboard
+                record = replace(record, slot=None)
             roster.adopt(record)
         self.commit()
+
+
+def _socket_of(pool: PoolConfig) -> tuple[object, ...]:
+    return pool.backlog, pool.socket_mode, pool.socket_owner

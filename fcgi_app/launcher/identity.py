@@ -24,8 +24,9 @@ __all__ = [
 UNCHANGED = -1
 """What chown(2) takes for an id that stays."""
 
-_OF_SYSTEMD = frozenset(("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"))
-"""For the supervisor alone: sd_listen_fds(3), sd_notify(3)."""
+_OF_SYSTEMD = frozenset(("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"))
+_OF_SYSTEMD |= frozenset(("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"))
+"""For the supervisor alone: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)."""
 
 _HIGHEST_ID = 2**32 - 2
 """Of uid_t on Linux; the next is UNCHANGED."""

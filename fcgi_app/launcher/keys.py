@@ -7,7 +7,6 @@ here raise ValueError with the reason alone; who calls knows where the value sto
 
 from __future__ import annotations
 
-import json
 import re
 import resource
 import shlex
@@ -59,6 +58,8 @@ def quote(text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError("has bytes that are not UTF-8; TOML cannot say them") from None
+    import json  # not for the memory of a supervisor
+
     # JSON's escapes are TOML's, but for DEL, which JSON leaves as it is.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -92,6 +93,24 @@ def _number(kind: type[int] | type[float], accepts: str) -> Key:
             except ValueError:  # 1.5 for a whole number, or 5000 digits
                 pass
         _refuse(accepts)
+
+    return Key(from_toml, from_text, repr)
+
+
+def _size() -> Key:
+    """Bytes: a number, or one with a letter for 1024, 1024², …."""
+    accepts = 'a number of bytes, or a string such as "512M"'
+    units = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+    def from_text(text: str) -> int:
+        found = re.fullmatch("([0-9]{1,19})([KMGT]?)", text.strip().upper())
+        return int(found[1]) * units[found[2]] if found else _refuse(accepts)
+
+    def from_toml(value: Any) -> int:
+        if isinstance(value, str):
+            return from_text(value)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return int(value) if whole else _refuse(accepts)
 
     return Key(from_toml, from_text, repr)
 
@@ -244,14 +263,22 @@ _SECONDS = "a number of seconds"
 POOL_KEYS: dict[str, Key] = {
     "bind": _words("an address or an array of addresses", lambda text: [text]),
     "command": _words("an array of strings, or one string of words", split_words),
-    "manager": _text(f"one of {', '.join(map(quote, MANAGERS))}"),
+    "manager": _text("one of " + ", ".join(f'"{name}"' for name in MANAGERS)),
     "workers": _number(int, "a whole number"),
     "min_spare": _number(int, "a whole number"),
     "max_spare": _number(int, "a whole number"),
     "idle_timeout": _number(float, _SECONDS),
     "stop_timeout": _number(float, _SECONDS),
     "max_lifetime": _number(float, _SECONDS),
+    "max_requests": _number(int, "a whole number"),
+    "max_rss": _size(),
     "jitter": _number(float, "a number from 0 to 1"),
+    "request_timeout": _number(float, _SECONDS),
+    "slow_log": _number(float, _SECONDS),
+    "status_path": _text(),
+    "ping_path": _text(),
+    "access_log": _text(),
+    "access_format": _text(),
     "backlog": _number(int, "a whole number"),
     "socket_mode": _octal(),
     "socket_owner": _text(),
@@ -269,5 +296,9 @@ SERVICE_KEYS: dict[str, Key] = {
     "daemon": _flag(),
     "pid_file": _text(),
     "log_file": _text(),
+    "control": _text(),
+    "status_listen": _text("an address"),
+    "reload": _flag(),
+    "touch_reload": _text(),
 }
 """What the supervisor has; the attributes of `ServiceConfig` but for its pools."""

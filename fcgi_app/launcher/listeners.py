@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from ..addresses import AddressKind, parse_address
-from ..sockets import open_socket
+from ..sockets import bound_address, open_socket
 from .identity import UNCHANGED, find_owner
 from .pool import PoolConfig
 
@@ -35,16 +36,68 @@ class Listener:
     socket: socket.socket
     file: tuple[str, int, int] | None = None
 
+    @property
+    def address(self) -> str:
+        """Where it listens, with the true port if 0 was asked for."""
+        if self.socket.fileno() < 0:
+            return self.place[0]
+        return bound_address(self.socket)
+
+    def has_client(self) -> bool:
+        """Tell whether somebody waits to be accepted."""
+        if self.socket.fileno() < 0:
+            return False
+        poller = select.poll()
+        poller.register(self.socket, select.POLLIN)
+        return bool(poller.poll(0))
+
+    def remove_file(self) -> None:
+        """Remove the socket file, unless another has taken its place.
+
+        Who is in the queue stays there, and nobody else comes.
+        """
+        with suppress(OSError):  # the directory may be gone or closed to us
+            path = self._own_file()
+            if path is not None:
+                os.unlink(path)
+
+    def apply(self, pool: PoolConfig) -> None:
+        """Take over backlog, mode and owner of a pool that is new to the socket.
+
+        A mode or owner that the pool does not say stays what it is.
+
+        Raises:
+            ConfigError: the owner is not known.
+            OSError: the system refuses it.
+        """
+        if parse_address(self.place[0]).kind in (AddressKind.UNIX, AddressKind.TCP):
+            self.socket.listen(pool.backlog)  # another's socket stays as it is
+        path = self._own_file()
+        if path is None:
+            return
+        uid, gid = find_owner(pool.socket_owner)
+        if (uid, gid) != (UNCHANGED, UNCHANGED):
+            os.chown(path, uid, gid)
+        if pool.socket_mode is not None:
+            os.chmod(path, pool.socket_mode)
+
     def close(self) -> None:
-        """Remove the socket file, unless another has taken its place, and close."""
-        # Once it is closed, the file of somebody else may have the same inode.
-        if self.file is not None and self.socket.fileno() >= 0:
-            path, device, inode = self.file
-            with suppress(OSError):  # the directory may be gone or closed to us
-                status = os.lstat(path)
-                if (status.st_dev, status.st_ino) == (device, inode):
-                    os.unlink(path)
+        """Remove the socket file and close the socket; idempotent."""
+        self.remove_file()
         self.socket.close()
+
+    def _own_file(self) -> str | None:
+        """Return the path of our socket file; None: there is none, or another's."""
+        # Once the socket is closed, the file of somebody else may have the same inode.
+        if self.file is None or self.socket.fileno() < 0:
+            return None
+        path, device, inode = self.file
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return None
+        same = (status.st_dev, status.st_ino) == (device, inode)
+        return path if same else None
 
 
 def places_of(pool: PoolConfig, taken: dict[str, int]) -> Iterator[Place]:

@@ -10,9 +10,12 @@ from enum import IntEnum
 from math import inf
 from typing import Protocol
 
+from ..scoreboard import SlotState
 from .outside import read_activity, terminate_quietly, waits_for_clients
 from .policy import EARLY_SECONDS
 from .relay import Relay
+from .seat import Seat
+from .timing import Lateness
 
 __all__ = ["Member", "Started"]
 
@@ -56,7 +59,11 @@ class Member:
         started: when it was started.
         expires: when it is old enough to be replaced; infinite for never.
         ready: it is known to wait for clients, or has lived long enough.
-        quiet_since: since when its main thread has only slept, as far as is known.
+        quiet_since: since when it has had nothing to do, as far as is known.
+        seat: its slot in the scoreboard, owned; None: it has none.
+        worn_out: why it is replaced when it has expired.
+        lateness: of its requests.
+        kill_at: when it is killed if it still runs then.
     """
 
     process: Started
@@ -65,10 +72,15 @@ class Member:
     expires: float = inf
     ready: bool = False
     quiet_since: float = inf
+    seat: Seat | None = None
+    worn_out: str = "is old"
+    lateness: Lateness = field(default_factory=Lateness)
+    kill_at: float = inf
+    _count: int = 0
     _activity: str | None = None
     _stage: _Stage = field(default=_Stage.SERVING)
+    _not_before: float = -inf
     _patient_until: float = inf
-    _kill_at: float = inf
 
     @property
     def pid(self) -> int:
@@ -85,20 +97,72 @@ class Member:
         """Whether it had to be killed."""
         return self._stage is _Stage.KILLED
 
+    def told(self) -> SlotState | None:
+        """Return what the worker itself tells; None: nothing, or not yet."""
+        return None if self.seat is None else self.seat.look(self.pid)
+
+    @property
+    def was_terminated(self) -> bool:
+        """Whether SIGTERM has been sent to it."""
+        return self._stage >= _Stage.TERMINATED
+
+    def go_on_leaving(self, now: float, kill_at: float, *, terminated: bool) -> None:
+        """Go on with a stop that was begun before an exec.
+
+        Args:
+            now: of the clock.
+            kill_at: when it is killed.
+            terminated: it has got SIGTERM.
+        """
+        self.leave(now, kill_at - now)
+        if terminated:
+            self._stage = _Stage.TERMINATED
+
     def note_readiness(self, now: float) -> bool:
         """Look whether it waits for clients by now."""
         if not self.ready:
-            old_enough = now - self.started >= EARLY_SECONDS
-            self.ready = old_enough or waits_for_clients(self.pid) is True
+            told = self.told()
+            self.ready = (
+                (told is not None and told.state != "starting")
+                or now - self.started >= EARLY_SECONDS
+                or waits_for_clients(self.pid) is True
+            )
             self.quiet_since = now
         return self.ready
 
     def note_activity(self, now: float) -> None:
         """Look whether it has done anything since the last look."""
+        told = self.told()
+        if told is not None:
+            idle = told.state == "idle" and 0 <= told.since <= now
+            self.quiet_since = max(told.since, self.started) if idle else now
+            return
         activity = read_activity(self.pid)
         if activity != self._activity:
             self._activity = activity
             self.quiet_since = now
+
+    def note_count(self, requests: int) -> bool:
+        """Note how many requests it has answered; tell whether the number is new."""
+        before, self._count = self._count, requests
+        return requests != before
+
+    def wear_out(self, now: float, why: str) -> None:
+        """Have it replaced: its successor first, then it is asked to stop."""
+        if self.expires > now:
+            self.expires, self.worn_out = now, why
+
+    def expel(self, not_before: float, kill_at: float) -> None:
+        """Begin a stop that does not wait for the end of its request.
+
+        Args:
+            not_before: when SIGTERM may be sent: its traceback comes first.
+            kill_at: when it is killed, if it still runs then.
+        """
+        self._stage = max(self._stage, _Stage.LEAVING)
+        self._not_before = not_before
+        self._patient_until = min(self._patient_until, not_before)
+        self.kill_at = min(self.kill_at, kill_at)
 
     def leave(self, now: float, stop_timeout: float, *, quick: bool = False) -> None:
         """Begin its stop, or make it quicker.
@@ -112,18 +176,20 @@ class Member:
         longest = QUICK_SECONDS if quick else inf
         self._stage = max(self._stage, _Stage.LEAVING)
         self._patient_until = min(self._patient_until, now + patience)
-        self._kill_at = min(self._kill_at, now + min(stop_timeout, longest))
+        self.kill_at = min(self.kill_at, now + min(stop_timeout, longest))
 
     def push(self, now: float) -> None:
         """Do what its stop asks for now."""
         if self._stage is _Stage.LEAVING and self._terminate(now):
             self._stage = _Stage.TERMINATED
-        if self._stage in (_Stage.LEAVING, _Stage.TERMINATED) and now >= self._kill_at:
+        if self._stage in (_Stage.LEAVING, _Stage.TERMINATED) and now >= self.kill_at:
             self._stage = _Stage.KILLED
             self.kill()
 
     def _terminate(self, now: float) -> bool:
-        if now < min(self._patient_until, self._kill_at):
+        if now < self._not_before:
+            return False
+        if now < min(self._patient_until, self.kill_at):
             return terminate_quietly(self.pid)
         self.send(signal.SIGTERM)
         return True
@@ -146,4 +212,4 @@ class Member:
             return self.expires if self.ready else now + LOOK_SECONDS
         if self._stage is _Stage.LEAVING:
             return now + LOOK_SECONDS
-        return self._kill_at if self._stage is _Stage.TERMINATED else inf
+        return self.kill_at if self._stage is _Stage.TERMINATED else inf

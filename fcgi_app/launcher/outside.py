@@ -13,13 +13,12 @@ waits does it find the signal when it goes on.
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import time
 from contextlib import suppress
 from typing import NamedTuple
 
-__all__ = ["read_activity", "terminate_quietly", "waits_for_clients"]
+__all__ = ["read_activity", "read_rss", "terminate_quietly", "waits_for_clients"]
 
 _HALT_SECONDS = 0.01
 _HALT_TICK = 0.0002
@@ -38,7 +37,7 @@ class _Calls(NamedTuple):
 _CALLS = {
     "x86_64": _Calls((43, 288), 7, 271, (232, 281), (23, 270)),
     "aarch64": _Calls((202, 242), -1, 73, (22,), (72,)),
-}.get(platform.machine())
+}.get(os.uname().machine)
 
 
 def read_activity(pid: int) -> str | None:
@@ -55,6 +54,15 @@ def read_activity(pid: int) -> str | None:
     except OSError:
         pass
     return None
+
+
+def read_rss(pid: int) -> int | None:
+    """Return the resident memory of a process in bytes; None: unknown."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def waits_for_clients(pid: int) -> bool | None:
@@ -148,7 +156,9 @@ def _is_wait(call: list[int], calls: _Calls) -> bool:
     number, arguments = call[0], call[1:]
     if number == calls.poll:
         endless = arguments[2] & 0xFFFFFFFF == 0xFFFFFFFF
-        return endless or arguments[1] > 1
+        return arguments[1] > (0 if endless else 1)
     if number == calls.ppoll:
-        return arguments[2] == 0 or arguments[1] > 1
-    return number in calls.accept + calls.epoll + calls.select
+        return arguments[1] > (0 if arguments[2] == 0 else 1)
+    if number in calls.select:  # without descriptors it is a sleep
+        return arguments[0] > 0
+    return number in calls.accept + calls.epoll

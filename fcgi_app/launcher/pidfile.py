@@ -36,9 +36,9 @@ class PidFile:
         try:
             os.ftruncate(self.descriptor, 0)
             os.write(self.descriptor, b"%d\n" % os.getpid())
-        except OSError:
+        except OSError as error:
             self.remove()
-            raise
+            raise OSError(error.errno, error.strerror, path) from None
 
     def remove(self) -> None:
         """Remove the file, if it is still ours, and let go of it."""

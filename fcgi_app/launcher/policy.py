@@ -14,7 +14,7 @@ from math import inf
 from .pool import Manager, PoolConfig
 
 __all__ = ["EARLY_SECONDS", "Brake", "Sight", "Sizing", "count_to_start"]
-__all__ += ["count_to_stop", "draw_lifetime", "next_step"]
+__all__ += ["count_to_stop", "draw_lifetime", "draw_requests", "next_step"]
 
 EARLY_SECONDS = 1.0
 """A worker that ends sooner has not served: it counts as a failed start."""
@@ -71,12 +71,15 @@ class Sight:
         starting: those of them that are not known to wait for clients yet.
         quiet: those of them that have slept for the whole ``idle_timeout``.
         waiting: a client is in the queue that nobody has taken.
+        idle: those that have told that they serve nobody; None: not all tell, or
+            nobody has looked.
     """
 
     running: int
     starting: int = 0
     quiet: int = 0
     waiting: bool = False
+    idle: int | None = None
 
 
 def count_to_start(sizing: Sizing, sight: Sight, step: int) -> int:
@@ -88,15 +91,22 @@ def count_to_start(sizing: Sizing, sight: Sight, step: int) -> int:
         step: how many to start for a client that waits, see `next_step`.
     """
     missing = max(0, sizing.least - sight.running)
-    if not sight.waiting or sight.starting:
+    if sight.starting:
         return missing  # those who start will take who waits
-    return max(missing, min(step, sizing.most - sight.running), 0)
+    room = sizing.most - sight.running
+    short = 0
+    if sight.idle is not None and sizing.manager == "dynamic":
+        # As php-fpm has it: so many shall be free for those who come next.
+        short = min(sizing.least - sight.idle, step, room)
+    if sight.waiting:
+        short = max(short, min(step, room))
+    return max(missing, short)
 
 
 def count_to_stop(sizing: Sizing, sight: Sight) -> int:
     """Return how many workers to stop now, at least 0."""
     over = max(0, sight.running - sizing.most)
-    if sight.waiting:
+    if sight.waiting or count_to_start(sizing, sight, 1):
         return over
     spare = min(sight.quiet - sizing.spare, sight.running - sizing.least)
     return max(over, spare)
@@ -117,6 +127,18 @@ def draw_lifetime(pool: PoolConfig, random: Callable[[], float]) -> float:
     if not pool.max_lifetime:
         return inf
     return pool.max_lifetime * (1 - pool.jitter * random())
+
+
+def draw_requests(pool: PoolConfig, random: Callable[[], float]) -> int:
+    """Return the number of requests after which a worker is replaced; 0 for never.
+
+    Args:
+        pool: its ``max_requests`` and ``jitter``.
+        random: gives numbers from 0 to below 1.
+    """
+    if not pool.max_requests:
+        return 0
+    return max(1, round(pool.max_requests * (1 - pool.jitter * random())))
 
 
 class Brake:

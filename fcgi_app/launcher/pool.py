@@ -12,12 +12,14 @@ from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any, Literal, NamedTuple, get_args
 
-from ..addresses import AddressKind, parse_address
+from ..addresses import Address, AddressKind, parse_address
 from ..errors import ConfigError
 
 __all__ = [
     "MANAGERS",
+    "MAX_WORKERS",
     "PREFIX",
+    "STATUS_POOL",
     "Manager",
     "PoolConfig",
     "Rlimit",
@@ -34,8 +36,14 @@ PREFIX = "FCGI_APP_START_"
 """Of the environment variables of the supervisor; a setting of `fcgi_app.settings`
 never begins so."""
 
+STATUS_POOL = "status"
+"""The name of the pool that serves ``status_listen``; no other has it then."""
+
 MAX_WORKERS = 10_000
 """More processes than one machine runs; whoever writes more has slipped."""
+
+MAX_URI_PATH = 127
+"""Bytes of a status or ping path: room that a scoreboard has."""
 
 
 class Rlimit(NamedTuple):
@@ -96,8 +104,24 @@ class PoolConfig:
         stop_timeout: how long a worker may go on after SIGTERM before SIGKILL; 0: no
             time at all.
         max_lifetime: a worker so old is replaced; 0: never.
-        jitter: each worker's lifetime is shorter by up to this fraction of
-            ``max_lifetime``, 0 to 1, so that not all are replaced at once.
+        max_requests: a worker that has answered so many requests is replaced; 0: never.
+            php-fpm: pm.max_requests.
+        max_rss: a worker whose resident memory is more bytes than this is replaced; 0:
+            never.
+        jitter: each worker's lifetime and number of requests are less by up to this
+            fraction of ``max_lifetime`` and ``max_requests``, 0 to 1, so that not all
+            are replaced at once.
+        request_timeout: a worker whose request takes longer is ended; 0: never.
+            php-fpm: request_terminate_timeout.
+        slow_log: a request that takes longer is reported, with a traceback; 0: none.
+            php-fpm: request_slowlog_timeout.
+        status_path: requests with this SCRIPT_NAME get the state of the pool as
+            answer; empty: none. php-fpm: pm.status_path.
+        ping_path: requests with this SCRIPT_NAME get ``pong`` as answer; empty: none.
+            php-fpm: ping.path.
+        access_log: absolute path of a file that gets a line for each request, outside
+            of ``chroot``; None: none.
+        access_format: of these lines, see `fcgi_app.accesslog`.
         backlog: connections that wait for an accept, see listen(2).
         socket_mode: permission bits of socket files; None: 0o777 without the umask.
         socket_owner: ``USER``, ``USER:GROUP`` or ``:GROUP`` that owns socket files;
@@ -125,7 +149,15 @@ class PoolConfig:
     idle_timeout: float = 10.0
     stop_timeout: float = 30.0
     max_lifetime: float = 0.0
+    max_requests: int = 0
+    max_rss: int = 0
     jitter: float = 0.1
+    request_timeout: float = 0.0
+    slow_log: float = 0.0
+    status_path: str = ""
+    ping_path: str = ""
+    access_log: str | None = None
+    access_format: str = "common"
     backlog: int = 1024
     socket_mode: int | None = None
     socket_owner: str | None = None
@@ -159,6 +191,8 @@ class PoolConfig:
                     f"which is {self.workers}"
                 )
                 raise ConfigError("max_spare", self.max_spare, reason)
+        if self.ping_path and self.ping_path == self.status_path:
+            raise ConfigError("ping_path", self.ping_path, "is the status_path as well")
         for setting in ("socket_mode", "socket_owner"):
             value = getattr(self, setting)
             if value is not None and not any(map(_has_file, self.bind)):
@@ -178,15 +212,26 @@ class ServiceConfig:
         log_file: absolute path that standard output and error of the supervisor and
             of the workers are appended to; SIGUSR1 opens it again. None: they stay what
             they are (``daemon``: /dev/null).
+        control: absolute path of the socket that fcgi-app status, reload, stop and
+            scale talk to; None: none.
+        status_listen: address where the state of all pools is served, by a process of
+            its own; None: nowhere.
+        reload: reload whenever a source file of the pools has changed.
+        touch_reload: absolute path of a file whose change reloads; None: none.
 
     Raises:
-        ConfigError: two pools have the same name or address, or there is none.
+        ConfigError: two pools have the same name or address, or there is none; or a
+            path or address is none.
     """
 
     pools: tuple[PoolConfig, ...]
     daemon: bool = False
     pid_file: str | None = None
     log_file: str | None = None
+    control: str | None = None
+    status_listen: str | None = None
+    reload: bool = False
+    touch_reload: str | None = None
 
     def __post_init__(self) -> None:
         if not self.pools:
@@ -205,10 +250,18 @@ class ServiceConfig:
                 if other != pool.name:
                     reason = f"the pools {other} and {pool.name} have the same address"
                     raise ConfigError("bind", text, reason)
-        for setting in ("pid_file", "log_file"):
+        for setting in ("pid_file", "log_file", "control", "touch_reload"):
             path = getattr(self, setting)
             if path is not None and (reason := _check_path(path)):
                 raise ConfigError(setting, path, reason)
+        if self.status_listen is not None:
+            if STATUS_POOL in names:
+                reason = "with status_listen this is the name of the pool for it"
+                raise ConfigError("name", STATUS_POOL, reason)
+            address = _parse_listening("status_listen", self.status_listen)
+            if address in owners and _is_fixed(self.status_listen):
+                reason = f"the pool {owners[address]} has the same address"
+                raise ConfigError("status_listen", self.status_listen, reason)
 
 
 # ---- one value: each check returns what is wrong, or "" -----------------------
@@ -224,6 +277,13 @@ def _is_fixed(address: str) -> bool:
     return parsed.kind is not AddressKind.TCP or parsed.number != 0
 
 
+def _parse_listening(setting: str, text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ConfigError as error:
+        raise ConfigError(setting, text, error.reason) from None
+
+
 def _check_name(value: str) -> str:
     good = value and all(c.isascii() and (c.isalnum() or c in "_.-") for c in value)
     return "" if good else "must be of letters, digits, '_', '.' and '-'"
@@ -234,10 +294,7 @@ def _check_bind(value: tuple[str, ...]) -> str:
         return "there must be at least one address"
     seen = set()
     for text in value:
-        try:
-            address = parse_address(text)
-        except ConfigError as error:
-            raise ConfigError("bind", text, error.reason) from None
+        address = _parse_listening("bind", text)
         if address in seen and _is_fixed(text):
             return f"{text!r} is there twice"
         seen.add(address)
@@ -254,6 +311,29 @@ def _check_path(value: str) -> str:
     if "\0" in value:
         return "contains a NUL character"
     return "" if value.startswith("/") else "must be an absolute path"
+
+
+def _check_uri_path(value: str) -> str:
+    if not value:
+        return ""
+    if len(value.encode("utf-8", "surrogateescape")) > MAX_URI_PATH:
+        return f"must have at most {MAX_URI_PATH} bytes"
+    good = value.startswith("/") and value.isprintable() and "?" not in value
+    return "" if good else "must be the path of a URI: '/', and no '?' in it"
+
+
+def _check_format(value: str) -> str:
+    from ..accesslog import parse_format  # only where somebody has set it
+
+    if value == PoolConfig.access_format:
+        return ""
+    if not value.isprintable():
+        return "must be of printable characters"
+    try:
+        parse_format(value)
+    except ConfigError as error:
+        return error.reason
+    return ""
 
 
 def _check_not_empty(value: str) -> str:
@@ -330,7 +410,15 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "idle_timeout": _some_seconds,
     "stop_timeout": _seconds,
     "max_lifetime": _seconds,
+    "max_requests": _whole(0, 2**32 - 1),
+    "max_rss": _whole(0, 2**63 - 1),
     "jitter": _fraction,
+    "request_timeout": _seconds,
+    "slow_log": _seconds,
+    "status_path": _check_uri_path,
+    "ping_path": _check_uri_path,
+    "access_log": _check_path,
+    "access_format": _check_format,
     "backlog": _whole(1, 2**31 - 1),
     "socket_mode": _bits,
     "socket_owner": _check_owner,

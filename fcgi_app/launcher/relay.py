@@ -7,7 +7,7 @@ import select
 from collections import deque
 from contextlib import suppress
 
-__all__ = ["LogStream", "Outlet", "Relay"]
+__all__ = ["Outlet", "Relay"]
 
 KEPT_LINES = 10
 """Lines of a worker that are shown when it dies at its start."""
@@ -59,20 +59,6 @@ class Outlet:
             del self._waiting[:written]
 
 
-class LogStream:
-    """An outlet as what ``logging.StreamHandler`` writes to."""
-
-    def __init__(self, outlet: Outlet) -> None:
-        self._outlet = outlet
-
-    def write(self, text: str) -> None:
-        """Write, without waiting."""
-        self._outlet.write(text.encode("utf-8", "backslashreplace"))
-
-    def flush(self) -> None:
-        """Do nothing: all has been written that can be."""
-
-
 class Relay:
     """The pipe of one worker's standard output and error; passes on whole lines.
 
@@ -80,13 +66,17 @@ class Relay:
         outlet: where to.
         descriptor: the reading end, owned; -1: it is closed already; None: a new
             pipe, whose other end is ``writer``, for the caller to close.
+        rest: of an unfinished line that has been read before.
 
     Attributes:
         descriptor: the reading end; -1 when it is closed.
         lines: the last lines.
+        rest: of a line whose end has not been read.
     """
 
-    def __init__(self, outlet: Outlet, descriptor: int | None = None) -> None:
+    def __init__(
+        self, outlet: Outlet, descriptor: int | None = None, rest: bytes = b""
+    ) -> None:
         self.writer = -1
         if descriptor is None:
             descriptor, self.writer = os.pipe()
@@ -97,7 +87,7 @@ class Relay:
         self.descriptor = descriptor
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._outlet = outlet
-        self._rest = b""
+        self.rest = rest
 
     def close_writer(self) -> None:
         """Close our copy of the writing end."""
@@ -114,11 +104,11 @@ class Relay:
             if not piece:
                 self.close()
                 return
-            head, newline, self._rest = (self._rest + piece).rpartition(b"\n")
+            head, newline, self.rest = (self.rest + piece).rpartition(b"\n")
             self._pass_on(head + newline)
-            if len(self._rest) >= _LONGEST_LINE:
-                self._pass_on(self._rest)
-                self._rest = b""
+            if len(self.rest) >= _LONGEST_LINE:
+                self._pass_on(self.rest)
+                self.rest = b""
 
     def drain(self) -> None:
         """Pass on all that is in the pipe; a child of the worker may hold it open."""
@@ -132,9 +122,9 @@ class Relay:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
-        if self._rest:
-            self._pass_on(self._rest + b"\n")
-            self._rest = b""
+        if self.rest:
+            self._pass_on(self.rest + b"\n")
+            self.rest = b""
 
     def _pass_on(self, text: bytes) -> None:
         if not text:

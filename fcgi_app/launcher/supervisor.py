@@ -9,22 +9,27 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from math import inf
 from time import monotonic
+from typing import Any
 
 from .._log import log_info, log_warning
-from ..errors import FcgiAppError, WorkerError
-from ..sockets import bound_address, plug_standard_descriptors
-from .generation import Generation
+from ..errors import ConfigError, FcgiAppError, describe_error
+from ..scoreboard import Scoreboard
+from ..sockets import plug_standard_descriptors
+from .attendant import Attendant
+from .attending import Attendants
+from .census import build_report
 from .handover import Handover, take_handover
-from .listeners import Listener
 from .pidfile import PidFile
-from .pool import ServiceConfig
-from .relay import Outlet, Relay
-from .roster import Ended
+from .pool import MAX_WORKERS, ServiceConfig
+from .relay import Outlet
+from .roster import Roster
 from .signals import SignalPipe
+from .succession import Succession
 
 __all__ = ["SIGNALS", "Supervisor"]
 
@@ -55,6 +60,7 @@ class Supervisor:
         directory: where it is executed, absolute; None: where we are.
         on_ready: called once, when all pools have started, not after an exec.
         outlet: takes what the workers print; None: our standard error.
+        attendants: what else is looked after; opened before the first worker.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Supervisor:
         directory: str | None = None,
         on_ready: Callable[[], object] = lambda: None,
         outlet: Outlet | None = None,
+        attendants: Iterable[Attendant] = (),
     ) -> None:
         self._service = service
         self._load = load
@@ -73,15 +80,12 @@ class Supervisor:
         self._directory = directory
         self._on_ready = on_ready
         self._outlet = outlet or Outlet()
-        self._current: Generation | None = None
-        self._coming: Generation | None = None
-        self._leaving: list[Generation] = []
-        self._strays: list[Relay] = []
+        self._attendants = Attendants(attendants)
+        self._succession = Succession(self._outlet, self._attendants.note)
         self._pid_file: PidFile | None = None
-        self._reload_again = False
+        self._started = time.time()
         self._stop_signal = 0
         self._quick = False
-        self._cut_short = False
 
     def run(self) -> int:
         """Serve until a stop signal; only in the main thread, whose signals this takes.
@@ -110,15 +114,9 @@ class Supervisor:
             if handover is not None:  # they have waited since before the exec
                 signal.pthread_sigmask(signal.SIG_SETMASK, ())
             self._work()  # a pool without workers is ready at once
-            while self._is_busy():
+            while not self._succession.is_over:
                 self._turn(signals)
-            return self._stop_signal if self._cut_short else 0
-
-    def _is_busy(self) -> bool:
-        return any(True for _ in self._generations())
-
-    def _generations(self) -> list[Generation]:
-        return [g for g in (self._coming, self._current, *self._leaving) if g]
+            return self._stop_signal if self._succession.has_killed else 0
 
     # The start
 
@@ -128,22 +126,14 @@ class Supervisor:
             held = None if handover is None else handover.pid_file
             self._pid_file = PidFile(self._service.pid_file, held)
         self._open_log()
+        self._attendants.open(self)
         if handover is None:
-            self._coming = Generation(self._service, self._outlet, ())
-            self._coming.start()
+            self._succession.start(self._service)
             return
-        try:
-            generation = Generation(
-                self._service, self._outlet, handover.listeners, most=handover.most
-            )
-        except BaseException:  # the workers end with this process
-            for listener in handover.listeners:
-                listener.close()
-            raise
-        generation.adopt(handover.workers)
-        self._current = generation
-        generation.drop_unused(handover.listeners)
+        self._started = handover.started or self._started
+        self._succession.adopt(self._service, handover)
         log_info("executed again, pid %d", os.getpid())
+        self._attendants.note("ready")
 
     def _open_log(self) -> None:
         """Make the log file our standard output and error, again if they are already.
@@ -164,123 +154,47 @@ class Supervisor:
         """Wait for something to happen, and do what there is to do."""
         poller = select.poll()
         poller.register(signals, select.POLLIN)
-        relays = self._relays()
+        relays = self._succession.relays()
         if self._outlet.is_blocked:  # who prints has to wait until others have read
             poller.register(self._outlet.descriptor, select.POLLOUT)
         else:
             for descriptor in relays:
                 poller.register(descriptor, select.POLLIN)
-        watched = {}
-        if self._current is not None and not self._stop_signal:
-            watched = {r.watched: r for r in self._current.rosters if r.watched >= 0}
+        watched: dict[int, Roster] = {}
+        for generation in self._succession:
+            watched |= generation.watched
         for descriptor in watched:
             poller.register(descriptor, select.POLLIN)
-        for descriptor, _ in poller.poll(self._time_to_wait()):
+        for descriptor, events in self._attendants.watched().items():
+            poller.register(descriptor, events)
+        for descriptor, events in poller.poll(self._time_to_wait()):
             if descriptor in relays:
                 relays[descriptor].pump()
             elif descriptor in watched:
                 watched[descriptor].note_client()
             elif descriptor == self._outlet.descriptor:
                 self._outlet.flush()
+            else:
+                self._attendants.handle(descriptor, events)
         for number in signals.read():
             self._obey(number)
-        self._reap()
+        self._attendants.turn(monotonic())
+        self._succession.reap()
         self._work()
-
-    def _relays(self) -> dict[int, Relay]:
-        """Return the open pipes, by descriptor."""
-        self._strays = [relay for relay in self._strays if relay.descriptor >= 0]
-        relays = list(self._strays)
-        for generation in self._generations():
-            relays += [member.relay for member in generation.members]
-        return {relay.descriptor: relay for relay in relays if relay.descriptor >= 0}
 
     def _time_to_wait(self) -> float | None:
         """Return milliseconds until something is due; None: nothing is."""
-        due = min((g.due() for g in self._generations()), default=inf)
+        due = min(self._succession.due(), self._attendants.due())
         if due == inf:
             return None
         return min(_LONGEST_WAIT, max(0.0, due - monotonic())) * 1000
 
-    def _reap(self) -> None:
-        """Take note of the workers that have ended."""
-        for generation in self._generations():
-            ended = generation.reap()
-            self._strays += [each.member.relay for each in ended]
-            self._cut_short |= any(each.member.was_killed for each in ended)
-            if generation is self._coming and not self._stop_signal:
-                if ended:
-                    self._give_up(generation, ended[0])
-            else:
-                generation.note_ends()
-
     def _work(self) -> None:
-        """Let every generation do what is due."""
-        for generation in self._generations():
-            generation.turn()
-        if self._coming is not None and self._coming.is_ready():
-            self._take_over(self._coming)
-        self._leaving = [g for g in self._leaving if g.members]
-        if self._reload_again and self._coming is None:
-            self._reload_again = False
-            self._reload()
-
-    # From one generation to the next
-
-    def _take_over(self, coming: Generation) -> None:
-        """Let the workers that have started take the place of those before them."""
-        before, self._current, self._coming = self._current, coming, None
-        coming.commit()
-        if self._stop_signal:
-            return
-        if before is None:
-            for listener in coming.listeners:
-                where = bound_address(listener.socket)
-                log_info("listening on %s, pid %d", where, os.getpid())
+        """Let the workers' managers do what is due; tell if all have started."""
+        was_ready = self._succession.current is not None
+        self._succession.work()
+        if not was_ready and self._succession.current is not None:
             self._on_ready()
-            return
-        before.leave()
-        self._leaving.append(before)
-        coming.drop_unused(before.listeners)
-        log_info("reloaded")
-
-    def _give_up(self, coming: Generation, ended: Ended) -> None:
-        """Take back a start that has failed, because a worker has ended.
-
-        Raises:
-            WorkerError: it was the first start.
-        """
-        name, worker = coming.pool_of(ended.member), ended.member
-        what = f"worker {worker.pid} ended with {ended.describe()} right at its start"
-        message = "\n".join([f"pool {name}: {what}", *worker.relay.lines])
-        if self._current is None:
-            raise WorkerError(message)
-        self._abandon(coming, message)
-
-    def _abandon(self, coming: Generation, reason: object) -> None:
-        assert self._current is not None
-        log_warning("reload failed, the workers stay as they are: %s", reason)
-        self._coming = None
-        coming.leave(quick=True)
-        coming.close_but(self._current.listeners)
-        self._leaving.append(coming)
-
-    def _reload(self) -> None:
-        """Start the workers anew, beside those that serve."""
-        if self._current is None or self._coming is not None:
-            self._reload_again = True
-            return
-        coming: Generation | None = None
-        try:
-            service = self._service if self._load is None else self._load()
-            coming = Generation(service, self._outlet, self._current.listeners)
-            self._coming = coming
-            coming.start()
-        except (FcgiAppError, OSError) as error:
-            if coming is None:
-                log_warning("reload failed, the workers stay as they are: %s", error)
-            else:
-                self._abandon(coming, error)
 
     # Signals
 
@@ -291,81 +205,130 @@ class Supervisor:
         elif self._stop_signal:
             return
         elif number == signal.SIGHUP:
-            self._reload()
+            self.reload()
         elif number == signal.SIGUSR1:
-            self._reopen_log()
+            self.reopen_log()
         elif number == signal.SIGUSR2:
             self._execute_again()
-        elif number in (signal.SIGTTIN, signal.SIGTTOU) and self._current is not None:
-            for roster in self._current.rosters:
-                roster.change_most(1 if number == signal.SIGTTIN else -1)
+        elif number in (signal.SIGTTIN, signal.SIGTTOU):
+            self._change_all(1 if number == signal.SIGTTIN else -1)
+
+    def _change_all(self, difference: int) -> None:
+        """Run one worker more or fewer for each address."""
+        if self._succession.current is not None:
+            for name, most in self._succession.current.most.items():
+                self._succession.scale(
+                    name, min(max(most + difference, 1), MAX_WORKERS)
+                )
 
     def _stop(self, number: int) -> None:
         """Begin the stop; a second signal makes it quick, a third one kills."""
+        first = not self._stop_signal
         if self._quick:
-            self._cut_short = True
-            for generation in self._generations():
-                generation.kill()
-        self._quick = number in _QUICK or bool(self._stop_signal)
+            self._succession.kill()
+        self._quick = number in _QUICK or not first
         self._stop_signal = number
         log_info("stopping%s", " quickly" if self._quick else "")
-        for generation in self._generations():
-            generation.leave(quick=self._quick)
-        for listener in self._listeners():
-            listener.close()
-        self._leaving = self._generations()
-        self._coming = self._current = None
-
-    def _reopen_log(self) -> None:
-        try:
-            self._open_log()
-        except OSError as error:
-            log_warning("cannot open %s: %s", self._service.log_file, error.strerror)
-        else:
-            log_info("log opened again")
+        if first:
+            self._attendants.note("stopping")
+        self._succession.stop(quick=self._quick)
 
     def _execute_again(self) -> None:
         """Execute the command in this process, which keeps its sockets and workers."""
-        if self._current is None or self._coming is not None or not self._command:
+        if not self._succession.is_steady or not self._command:
             log_warning("SIGUSR2 is refused: %s", self._why_no_exec())
             return
         try:
             if self._load is not None:
                 self._load()  # a file that is wrong would end the new supervisor
-            handover = Handover(
-                listeners=self._current.listeners,
-                pid_file=self._pid_file.descriptor if self._pid_file else None,
-                most=self._current.most,
-            )
-            for generation in self._generations():
-                handover.workers += generation.records()
-            self._outlet.flush()
-            log_info("executing %s", self._command[0])
-            handover.exec(self._command, self._directory)
         except (FcgiAppError, OSError) as error:
-            log_warning("cannot execute %s again: %s", self._command[0], error)
+            self._report_no_exec(error)
+            return
+        self._attendants.note("executing")
+        self._attendants.close()
+        handover = self._succession.hand_over()
+        handover.pid_file = self._pid_file.descriptor if self._pid_file else None
+        handover.started = self._started
+        self._outlet.flush()
+        log_info("executing %s", self._command[0])
+        try:
+            handover.exec(self._command, self._directory)
+        except OSError as error:
+            self._report_no_exec(error)
+            self._attendants.open_again(self)
+            self._attendants.note("reload failed", describe_error(error))
+
+    def _report_no_exec(self, error: Exception) -> None:
+        reason = describe_error(error)
+        log_warning("cannot execute %s again: %s", self._command[0], reason)
 
     def _why_no_exec(self) -> str:
         return "not while workers start" if self._command else "no command is known"
 
-    # The end
+    # What attendants may ask for, see `Supervision`
 
-    def _listeners(self) -> list[Listener]:
-        """Return all sockets that are open."""
-        found: dict[int, Listener] = {}
-        for generation in self._generations():
-            found |= {id(listener): listener for listener in generation.listeners}
-        return list(found.values())
+    @property
+    def scoreboards(self) -> Mapping[str, Scoreboard]:
+        """What the workers tell, by the name of the pool; borrowed."""
+        return self._succession.equipper.boards.current
+
+    def reload(self) -> None:
+        """Start the workers anew, as SIGHUP asks for."""
+        self._succession.renew(self._load)
+
+    def stop(self, *, quick: bool = False) -> None:
+        """Stop, as SIGTERM asks for, or ``quick`` as SIGINT does."""
+        self._stop(signal.SIGINT if quick else signal.SIGTERM)
+
+    def scale(self, pool: str, number: int, *, relative: bool = False) -> int:
+        """Change how many workers each address of a pool has, or may have.
+
+        Raises:
+            ConfigError: there is no such pool, or the number is out of range.
+        """
+        current = self._succession.current
+        found = {} if current is None else current.most
+        if pool not in found:
+            reason = f"there is no such pool now (there are {', '.join(found)})"
+            raise ConfigError("pool", pool, reason)
+        wanted = max(1, found[pool] + number) if relative else number
+        if not 1 <= wanted <= MAX_WORKERS:
+            raise ConfigError("workers", wanted, f"must be from 1 to {MAX_WORKERS}")
+        self._succession.scale(pool, wanted)
+        return wanted
+
+    def reopen_log(self) -> None:
+        """Open the log files again, as SIGUSR1 asks for.
+
+        Workers that have an access log get the new one in that they are started anew.
+        """
+        errors = self._succession.equipper.files.reopen()
+        try:
+            self._open_log()
+        except OSError as error:
+            errors.append(error)
+        for each in errors:
+            log_warning("cannot open %s", describe_error(each))
+        if not errors:
+            log_info("log opened again")
+        if self._succession.equipper.files.paths:
+            self._succession.renew()
+
+    def observe(self) -> bool:
+        """Note in the scoreboards how many clients wait, and how many are served."""
+        return self._succession.observe()
+
+    def report(self) -> dict[str, Any]:
+        """Describe supervisor, pools and workers in values that JSON has."""
+        self._succession.observe()
+        return build_report(self._succession, self._started, bool(self._stop_signal))
+
+    # The end
 
     def _close(self) -> None:
         """Leave nothing behind, however this ends."""
-        listeners = self._listeners()
-        for generation in self._generations():
-            generation.kill_all()
-        for listener in listeners:
-            listener.close()
-        for relay in self._strays:
-            relay.close()
+        self._succession.close()
+        self._attendants.close()
         self._outlet.flush()
         if self._pid_file is not None:
             self._pid_file.remove()
