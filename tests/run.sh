@@ -69,6 +69,7 @@ needed_packages() {
 /usr/bin/gcc gcc
 /usr/include/stdio.h libc6-dev
 /usr/bin/ps procps
+/usr/bin/systemd-analyze systemd
 LIST
     # Debian's python3 without python3-venv has a venv module that cannot work.
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then

@@ -15,10 +15,10 @@ from types import FrameType
 
 from ..._version import __version__
 from ...errors import ConfigError
+from ..filewatch import Watcher
 from .gateway import Backend, Gateway
 from .params import Site
 from .script import Script, find_script_command
-from .watch import Watcher
 
 __all__ = ["DevOptions", "DevServer"]
 
@@ -85,7 +85,8 @@ class DevServer:
         self._command, is_python = find_script_command(options.target, options.args)
         self._path = os.path.abspath(options.target)
         self._name = os.path.basename(self._path)
-        self._watcher = Watcher(self._path, tree=is_python) if options.reload else None
+        trees = [os.path.dirname(self._path)] if is_python else []
+        self._watcher = Watcher([self._path], trees) if options.reload else None
         self._next_look = 0.0
         self._wanted = False
         self._signal = 0

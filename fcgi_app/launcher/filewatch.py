@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 __all__ = ["Watcher"]
 
 MAX_FOLDERS = 1000
-"""Folders that are looked into: a script may lie in a home directory."""
+"""Folders that are looked into, all in all: a script may lie in a home directory."""
 _SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages"})
 
 _State = tuple[int, int, int]
@@ -17,33 +17,33 @@ _State = tuple[int, int, int]
 
 
 class Watcher:
-    """Watches a script and, if told so, every ``.py`` file in its directory tree.
+    """Watches files and every ``.py`` file in some directory trees.
 
     Hidden folders, virtual environments and symbolic links to folders are left out, and
     so is what comes after the first 1,000 folders, the nearest first.
 
     Args:
-        script: absolute path.
-        tree: watch the ``.py`` files around it too.
+        files: absolute paths; while one is missing, no change counts.
+        trees: directories, absolute.
 
     Attributes:
         unsettled: something is changing right now; `poll` again soon.
     """
 
-    def __init__(self, script: str, *, tree: bool) -> None:
+    def __init__(self, files: Iterable[str], trees: Iterable[str] = ()) -> None:
         self.unsettled = False
-        self._script = script
-        self._tree = tree
+        self._files = frozenset(files)
+        self._trees = tuple(dict.fromkeys(trees))
         self._known = self._last = self._look()
 
     def poll(self) -> list[str]:
         """Give the paths of what has changed since the last time it gave some.
 
-        A change counts when two polls in a row find the same and the script is there:
+        A change counts when two polls in a row find the same and the files are there:
         an editor or a compiler may still be writing.
         """
         now = self._look()
-        settled = now == self._last and self._script in now
+        settled = now == self._last and self._files <= now.keys()
         self._last = now
         self.unsettled = now != self._known and not settled
         if now == self._known or not settled:
@@ -64,27 +64,29 @@ class Watcher:
         return found
 
     def _paths(self) -> Iterator[str]:
-        yield self._script
-        if self._tree:
-            for folder in _folders(os.path.dirname(self._script)):
-                for entry in folder:
-                    if entry.name.endswith(".py"):
-                        yield entry.path
+        yield from self._files
+        for folder in _folders(self._trees):
+            for entry in folder:
+                if entry.name.endswith(".py"):
+                    yield entry.path
 
 
-def _folders(top: str) -> Iterator[list[os.DirEntry[str]]]:
-    """Give the entries of ``top`` and of the folders below, the nearest first."""
-    waiting = deque([top])
-    seen = 0
-    while waiting and seen < MAX_FOLDERS:
+def _folders(tops: tuple[str, ...]) -> Iterator[list[os.DirEntry[str]]]:
+    """Give the entries of ``tops`` and of the folders below, the nearest first."""
+    waiting = deque(tops)
+    seen: set[str] = set()  # one tree may be in another
+    while waiting and len(seen) < MAX_FOLDERS:
+        path = waiting.popleft()
+        if path in seen:
+            continue
         try:
-            with os.scandir(waiting.popleft()) as entries:
+            with os.scandir(path) as entries:
                 folder = list(entries)
         except OSError:
             continue  # gone in the meantime, or not ours to read
-        if seen and any(entry.name == "pyvenv.cfg" for entry in folder):
+        if path not in tops and any(entry.name == "pyvenv.cfg" for entry in folder):
             continue
-        seen += 1
+        seen.add(path)
         yield folder
         waiting.extend(entry.path for entry in folder if _is_worth(entry))
 
