@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from .request import serving
 from .textio import TextIn, TextOut
 
-__all__ = ["install", "remove"]
+__all__ = ["install", "remove", "renew"]
 
 _MEMBERS = ("stdin", "stdout", "stderr")
 
@@ -131,6 +131,13 @@ def install(log: TextIO | None) -> None:
         _originals[:] = [sys.stdin, sys.stdout, sys.stderr]
         _ours[:] = [_Following(member, log) for member in _MEMBERS]
         sys.stdin, sys.stdout, sys.stderr = _ours
+
+
+def renew() -> None:
+    """Put them in place again, where somebody has set others since (pytest does)."""
+    with _changing:
+        if _installed:
+            sys.stdin, sys.stdout, sys.stderr = _ours
 
 
 def remove() -> None:

@@ -96,8 +96,16 @@ class Client:
             self._socket.close()
             self._socket = None
 
-    def connect(self) -> None:
-        """Connect now instead of at the first request; nothing if it is connected."""
+    def connect(self) -> bool:
+        """Connect now instead of at the next request; nothing if it is connected.
+
+        Returns:
+            Whether a connection was made. One that was kept, and that the application
+            has closed in the meantime, is replaced.
+        """
+        if not self._busy:
+            self._drop_if_lost()
+        made = self._socket is None
         if self._socket is None:
             connection = sockets.connect(self.address, timeout=self.timeout)
             connection.setblocking(False)
@@ -105,6 +113,7 @@ class Client:
                 # A body follows the params in segments of its own.
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket = connection
+        return made
 
     def request(
         self,
@@ -175,7 +184,6 @@ class Client:
     ) -> Exchange:
         if self._busy:
             raise CallSequenceError(f"{self.address}: the answer before has not ended")
-        self._drop_if_lost()
         self.connect()
         assert self._socket is not None
         self._busy = True

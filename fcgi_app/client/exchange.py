@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import socket
 from collections.abc import Callable
+from time import monotonic
 
 from ..codec.constants import ProtocolStatus
 from ..errors import CallSequenceError, RemoteProtocolError
@@ -28,6 +29,8 @@ class Exchange:
     Attributes:
         head: bytes of the response head; empty until it is complete.
         stderr: FCGI_STDERR so far, unless ``on_stderr`` takes it.
+        first_byte_at: when the first byte of the output came, or the end without
+            any, in seconds of `time.monotonic`; 0 before.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Exchange:
         self.answer = Answer()
         self.head = b""
         self.stderr = b""
+        self.first_byte_at = 0.0
         self._socket = connection
         self._timeout = timeout
         self._on_stderr = on_stderr
@@ -139,6 +143,8 @@ class Exchange:
             self.answer.feed(received)
         except RemoteProtocolError as error:
             raise self._failure(error) from None
+        if not self.first_byte_at and (self.answer.stdout or self.answer.end):
+            self.first_byte_at = monotonic()
 
     def _pass_stderr(self) -> None:
         if stderr := self.answer.take_stderr():

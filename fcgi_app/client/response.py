@@ -37,6 +37,11 @@ class Response:
     protocol_status: int
     head: bytes
 
+    @property
+    def text(self) -> str:
+        """The body as UTF-8; other bytes become surrogate escapes."""
+        return self.body.decode("utf-8", "surrogateescape")
+
     def header(self, name: str) -> str | None:
         """Give the first header of that name, in any case; None if there is none."""
         return find_header(self.headers, name)
@@ -78,6 +83,11 @@ class StreamedResponse:
     def stderr(self) -> bytes:
         """FCGI_STDERR so far; empty if ``on_stderr`` takes it."""
         return self._exchange.stderr
+
+    @property
+    def first_byte_at(self) -> float:
+        """When the first byte of the answer came, in seconds of `time.monotonic`."""
+        return self._exchange.first_byte_at
 
     @property
     def ended(self) -> bool:

@@ -88,12 +88,13 @@ class Upload:
 
     Attributes:
         pending: bytes of whole records, less what was sent of the first.
+        given_up: the rest will never be sent.
     """
 
     def __init__(self, first: bytes) -> None:
         self.pending = memoryview(first)
+        self.given_up = False
         self._sources: list[tuple[RecordType, BodySource]] = []
-        self._given_up = False
 
     @classmethod
     def of_request(
@@ -135,7 +136,7 @@ class Upload:
     @property
     def done(self) -> bool:
         """Whether every record of the request has been sent."""
-        return not (self.pending or self._sources or self._given_up)
+        return not (self.pending or self._sources or self.given_up)
 
     def refill(self) -> BodySource | None:
         """Fill ``pending`` if it is empty; the source that has nothing yet, if any."""
@@ -164,7 +165,7 @@ class Upload:
         """Send nothing more: the other side does not read."""
         self._sources.clear()
         self.pending = memoryview(b"")
-        self._given_up = True
+        self.given_up = True
 
 
 def _stream(kind: RecordType, content: bytes) -> bytes:
