@@ -1,6 +1,7 @@
 """``fcgi-app start`` behind nginx: no operation on the pool costs a request.
 
-The workers are libfcgi's, in C: they know nothing of the supervisor.
+The workers are ours, which know their supervisor, or libfcgi's, which know nothing of
+it.
 """
 
 from __future__ import annotations
@@ -8,163 +9,50 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPException
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from .pools import Pool
-from .servers import Nginx, ask, wait_until
+from .servers import ask, wait_until
+from .startload import ask_for_pid, build_workers, site, under_load, wait_for_hold
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-ECHO = r"""
-#include <fcgi_stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
-int main(void) {
-    while (FCGI_Accept() >= 0) {
-        if (getenv("QUERY_STRING")[0])
-            usleep(2000);
-        printf("Content-Type: text/plain\r\n\r\n%d", (int)getpid());
-    }
-    return 0;
-}
-"""
-
-SCRIPT = """
-import os
-from fcgi_app import accept
-while accept():
-    print("Content-Type: text/plain", end="\\r\\n\\r\\n")
-    print(os.getpid(), end="")
-"""
+Commands = dict[str, list[str]]
+THREE = ("--workers", "3")
+WAYS = ["hello-unix", "hello-kept-unix", "hello-kept-tcp", "echo-unix", "echo-tcp"]
 
 
 @pytest.fixture(scope="module")
-def echo() -> Iterator[str]:
-    """The C program, where every user can run it."""
+def commands() -> Iterator[Commands]:
+    """The workers, where every user can run them."""
     folder = Path(tempfile.mkdtemp(prefix="fcgi-app-"))
     folder.chmod(0o755)
-    (folder / "echo.c").write_text(ECHO)
-    subprocess.run(
-        ["cc", "-O2", "-o", "echo", "echo.c", "-lfcgi"], cwd=folder, check=True
-    )
-    yield str(folder / "echo")
+    yield build_workers(folder)
     shutil.rmtree(folder)
 
 
-class Load:
-    """Clients that ask nginx one request after the other, until they are stopped.
-
-    Attributes:
-        answers: how many requests were answered.
-        pids: the workers that did.
-        failures: what was no answer.
-    """
-
-    def __init__(self, port: int, mount: str) -> None:
-        self.answers = 0
-        self.pids: set[int] = set()
-        self.failures: list[str] = []
-        self._port = port
-        self._mount = mount
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        targets = [mount, mount, mount + "?slow"]
-        self._threads = [threading.Thread(target=self._run, args=(t,)) for t in targets]
-
-    def _run(self, target: str) -> None:
-        while not self._stopping.is_set():
-            try:
-                answer = ask(self._port, target)
-                pid = int(answer.body) if answer.status == 200 else 0
-                failure = "" if pid else f"status {answer.status}"
-            except (OSError, ValueError, HTTPException) as error:
-                pid, failure = 0, repr(error)
-            with self._lock:
-                if failure:
-                    self.failures.append(failure)
-                else:
-                    self.answers += 1
-                    self.pids.add(pid)
-
-    def wait_for_answers(self, number: int) -> None:
-        """Wait until so many more requests have been answered."""
-        goal = self.answers + number
-        wait_until(
-            lambda: self.answers >= goal or bool(self.failures),
-            f"{number} more answers",
-            seconds=30,
-        )
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(30)
-
-
-@contextmanager
-def site(kind: str, *command: str) -> Iterator[tuple[Pool, Load]]:
-    """nginx in front of a pool of three, under load."""
-    folder = Path(tempfile.mkdtemp(prefix="fcgi-app-"))
-    options = ["--workers", "3", "--socket-mode", "0666"]
-    options += ["--bind", "127.0.0.1:0"] if "tcp" in kind else []
-    with Pool(*options, command=command) as pool:
-        values: dict[str, object] = {"SOCK": pool.path}
-        if "tcp" in kind:
-            line = next(x for x in pool.log().splitlines() if "listening on 127" in x)
-            values["APP_PORT"] = line.partition("on 127.0.0.1:")[2].partition(",")[0]
-        server = Nginx(folder, "nginx.conf", values)
-        try:
-            with Load(server.port, f"/{kind}") as load:
-                load.wait_for_answers(20)
-                yield pool, load
-                load.wait_for_answers(20)
-            assert load.failures == []
-        finally:
-            server.stop()
-    shutil.rmtree(folder)
-
-
-@pytest.mark.parametrize("kind", ["unix", "tcp"])
-def test_no_request_is_lost_over_reloads(echo: str, kind: str) -> None:
-    """20 reloads, each with new workers."""
-    with site(kind, echo) as (pool, load):
-        for number in range(1, 21):
+@pytest.mark.parametrize("way", WAYS)
+def test_no_request_is_lost_over_reloads(commands: Commands, way: str) -> None:
+    """Some reloads, each with new workers; also on connections that nginx keeps."""
+    worker, _, kind = way.partition("-")
+    with under_load(kind, commands[worker], *THREE) as (pool, load):
+        for number in range(1, 7):
             pool.send(signal.SIGHUP)
             pool.wait_for_log("reloaded", times=number)
             load.wait_for_answers(5)
-        assert len(load.pids) >= 21
+        assert len(load.pids) >= 7
 
 
-@pytest.mark.parametrize("kind", ["unix", "tcp", "kept-unix", "kept-tcp"])
-def test_no_request_is_lost_over_reloads_of_scripts(tmp_path: Path, kind: str) -> None:
-    """The same with workers of ours, also on connections that nginx keeps."""
-    script = tmp_path / "app.py"
-    script.write_text(SCRIPT)
-    with site(kind, sys.executable, str(script)) as (pool, load):
-        for number in range(1, 11):
-            pool.send(signal.SIGHUP)
-            pool.wait_for_log("reloaded", times=number)
-            load.wait_for_answers(5)
-        assert len(load.pids) >= 11
-
-
-def test_no_request_is_lost_over_execs(echo: str) -> None:
+@pytest.mark.parametrize("way", ["hello-kept-unix", "echo-unix"])
+def test_no_request_is_lost_over_execs(commands: Commands, way: str) -> None:
     """The supervisor executes itself three times; the workers do not notice."""
-    with site("unix", echo) as (pool, load):
+    worker, _, kind = way.partition("-")
+    with under_load(kind, commands[worker], *THREE) as (pool, load):
         before = pool.workers()
         for number in range(1, 4):
             pool.send(signal.SIGUSR2)
@@ -173,32 +61,99 @@ def test_no_request_is_lost_over_execs(echo: str) -> None:
         assert load.pids <= before
 
 
-def test_no_request_is_lost_over_one_worker_more_or_fewer(echo: str) -> None:
-    """10 times TTOU and TTIN."""
-    with site("tcp", echo) as (pool, load):
+@pytest.mark.parametrize("way", ["hello-kept-unix", "echo-tcp"])
+def test_no_request_is_lost_over_one_worker_more_or_fewer(
+    commands: Commands, way: str
+) -> None:
+    """Ten times TTOU and TTIN; on TCP there are two sockets with workers each."""
+    worker, _, kind = way.partition("-")
+    sockets = 2 if "tcp" in kind else 1
+    with under_load(kind, commands[worker], *THREE) as (pool, load):
         for _ in range(10):
-            pool.send(signal.SIGTTOU)
-            pool.wait_for_workers(4)
-            pool.send(signal.SIGTTIN)
-            pool.wait_for_workers(6)
+            for number, workers in ((signal.SIGTTOU, 2), (signal.SIGTTIN, 3)):
+                pool.send(number)
+                pool.wait_for_workers(workers * sockets)
             load.wait_for_answers(5)
 
 
-def test_no_request_is_lost_over_kills_of_idle_workers(echo: str) -> None:
-    """50 times SIGKILL for a worker while nobody asks; the next request is served."""
-    folder = Path(tempfile.mkdtemp(prefix="fcgi-app-"))
-    options = ("--workers", "3", "--socket-mode", "0666")
-    with Pool(*options, command=[echo]) as pool:
-        server = Nginx(folder, "nginx.conf", {"SOCK": pool.path})
-        try:
-            for _ in range(50):
-                victim = min(pool.wait_for_workers(3))
-                os.kill(victim, signal.SIGKILL)
-                # While it dies, it may still take a connection from the queue.
-                pool.wait_for_end(victim)
-                answer = ask(server.port, "/unix")
-                assert answer.status == 200
-                assert int(answer.body) != victim
-        finally:
-            server.stop()
-    shutil.rmtree(folder)
+@pytest.mark.parametrize("way", ["hello-kept-unix", "hello-unix", "echo-unix"])
+def test_no_request_is_lost_over_kills_of_idle_workers(
+    commands: Commands, way: str
+) -> None:
+    """25 times SIGKILL for a worker while nobody asks; the next request is served."""
+    worker, _, kind = way.partition("-")
+    with site(kind, commands[worker], *THREE) as (pool, server):
+        for _ in range(25):
+            victim = ask_for_pid(server.port, f"/{kind}")
+            os.kill(victim, signal.SIGKILL)
+            # While it dies, it may still take a connection from the queue.
+            pool.wait_for_end(victim)
+            assert ask_for_pid(server.port, f"/{kind}") != victim
+            pool.wait_for_workers(3)
+
+
+def test_long_requests_outlive_all_operations(commands: Commands) -> None:
+    """Reloads, an exec, fewer workers: whoever is served is served to the end."""
+    with site("unix", commands["hello"], *THREE) as (pool, server):
+        before = pool.wait_for_workers(3)
+        held = [pool.folder / f"held-{number}" for number in range(3)]
+        with ThreadPoolExecutor(3) as threads:
+            asked, busy = [], []
+            for path in held:
+                target = f"/unix?hold:{path}"
+                asked.append(threads.submit(ask_for_pid, server.port, target))
+                busy.append(wait_for_hold(path))
+            for number in range(1, 4):
+                pool.send(signal.SIGHUP)
+                pool.wait_for_log("reloaded", times=number)
+                pool.send(signal.SIGUSR2)
+                pool.wait_for_log("executed again", times=number)
+            pool.send(signal.SIGTTOU)
+            assert ask_for_pid(server.port, "/unix") not in before
+            for path in held:
+                path.unlink()
+            assert [each.result(20) for each in asked] == busy
+        assert set(busy) == before
+        pool.wait_for_workers(2)
+
+
+def test_kill_of_a_busy_worker_costs_its_own_request(commands: Commands) -> None:
+    """Whoever it served gets a 502, everybody else an answer."""
+    with under_load("unix", commands["hello"], *THREE) as (pool, load):
+        for number in range(5):
+            held = pool.folder / f"held-{number}"
+            with ThreadPoolExecutor(1) as thread:
+                asked = thread.submit(ask, load.port, f"/unix?hold:{held}")
+                os.kill(wait_for_hold(held), signal.SIGKILL)
+                assert asked.result(20).status == 502
+            pool.wait_for_workers(3)
+
+
+@pytest.mark.parametrize("kind", ["unix", "kept-unix"])
+def test_no_request_is_lost_over_max_requests(commands: Commands, kind: str) -> None:
+    """Workers leave after their requests; that is no failure, and none is missed."""
+    options = (*THREE, "--max-requests", "20")
+    with under_load(kind, commands["hello"], *options) as (pool, load):
+        pool.wait_for_log(" started\n", times=3 + 20)
+        load.wait_for_answers(20)
+        assert "next start in" not in pool.log()
+        assert "ended with" not in pool.log()
+        pool.wait_for_workers(3)
+
+
+def test_wedged_worker_costs_its_own_request(commands: Commands) -> None:
+    """It is gone a second after its time, its traceback is logged, the others serve."""
+    options = (*THREE, "--request-timeout", "0.5")
+    with under_load("unix", commands["hello"], *options) as (pool, load):
+        held = pool.folder / "held"
+        with ThreadPoolExecutor(1) as thread:
+            began = time.monotonic()
+            asked = thread.submit(ask, load.port, f"/unix?hold:{held}")
+            worker = wait_for_hold(held)
+            assert asked.result(20).status == 502
+            took = time.monotonic() - began
+        pool.wait_for_end(worker)
+        assert 0.5 <= took < 1.5
+        assert "hello.py" in pool.log().partition("most recent call first")[2]
+        wait_until(lambda: worker not in pool.workers(), "its end")
+        pool.wait_for_workers(3)

@@ -29,6 +29,9 @@ of the rounds counts, the least and the greatest are shown beside it.
     multiplexed  64 requests at a time, on one connection and on 64
     cookies    200,000 requests, each with its own cookie: how memory grows
 
+What operations on a pool of ``fcgi-app start`` cost, and what its supervisor does, is
+measured by ``python -m tests.bench.pool``.
+
 To add a program to compare with, add a `Program` in `programs.py` and a limit for it
 in `comparisons.py`; to add a load, add a `Comparison`. Settings (`FCGI_APP_...`) in
 the environment reach our program. The exit status is 0 when no limit is passed, 1 when

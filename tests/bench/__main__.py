@@ -65,7 +65,7 @@ def _processor() -> str:
     return platform.machine()
 
 
-def machine(rounds: int, seconds: float) -> str:
+def machine(how: str = "") -> str:
     """Say what the figures were measured on, and how."""
     now = datetime.datetime.now(datetime.timezone.utc)
     settings = "".join(
@@ -77,8 +77,7 @@ def machine(rounds: int, seconds: float) -> str:
         f"{now:%Y-%m-%d}, {platform.python_implementation()} "
         f"{platform.python_version()} ({platform.python_compiler()}), "
         f"Linux {platform.release()}, {_processor()}, "
-        f"{len(os.sched_getaffinity(0))} CPUs, "
-        f"{rounds} rounds of {seconds:g} s{settings}"
+        f"{len(os.sched_getaffinity(0))} CPUs{how}{settings}"
     )
 
 
@@ -116,7 +115,8 @@ def main() -> int:
     if unknown := set(options.scenario) - known.keys():
         print(f"no scenario is called {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
-    sections = [machine(options.rounds, options.seconds)]
+    how = f", {options.rounds} rounds of {options.seconds:g} s"
+    sections = [machine(how)]
     print(sections[0], flush=True)
     claims: list[Claim] = []
     for name in options.scenario or known:

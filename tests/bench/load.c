@@ -1,12 +1,14 @@
 /* load: sends one prepared FastCGI request again and again and checks each answer.
  *
- *     load SOCKET REQUEST BODY TOTAL CONNECTIONS kept|new spin|sleep
+ *     load SOCKET REQUEST BODY TOTAL CONNECTIONS kept|renewed|new spin|sleep
  *
  * SOCKET is the path of a Unix socket. REQUEST is a file with every byte that the
  * web server would send for one request, request id 1. The body of each answer must
  * be the content of the file BODY, repeated until it is TOTAL bytes long. "kept"
  * reuses a connection after END_REQUEST; "new" closes it there, as nginx does, and
- * opens the next. One thread, epoll, non-blocking sockets. "spin" looks for answers
+ * opens the next. "renewed" keeps connections as web servers do that live with servers
+ * which come and go: one that has served before and ends without a byte of an answer
+ * is opened anew and the request is sent again, once; "repeated" counts that. One thread, epoll, non-blocking sockets. "spin" looks for answers
  * without sleeping: to wake a sleeping process costs whoever sends to it, most of all
  * on a virtual machine, and the server is to pay for its own work.
  *
@@ -43,6 +45,8 @@ struct connection {
 	int fd;             /* -1: closed */
 	int busy;           /* a request is under way */
 	int blocked;        /* the poller watches for EPOLLOUT too */
+	int reused;         /* it has served since it was opened */
+	int answered;       /* something of the present answer has come */
 	size_t sent;        /* bytes of the request that are written */
 	uint64_t started;   /* ns */
 	uint64_t served;    /* answers since the last command */
@@ -56,13 +60,13 @@ struct connection {
 static struct sockaddr_un address = { .sun_family = AF_UNIX };
 static uint8_t *request, *expected, *mark;
 static size_t request_length, expected_length, total;
-static int keep, spin, poller;
+static int keep, renew, spin, poller;
 static uint64_t counter;
 static uint8_t buffer[RECEIVE];
 
 static uint32_t *latencies; /* ns / 100 */
 static size_t latency_count, latency_room;
-static size_t requests, errors, connections_opened;
+static size_t requests, errors, connections_opened, repeated;
 static char problem[160];
 
 static void die(const char *what)
@@ -136,9 +140,28 @@ static void open_connection(struct connection *c)
 			die("connect");
 	if (fcntl(c->fd, F_SETFL, O_NONBLOCK))
 		die("fcntl");
-	c->blocked = 0;
+	c->blocked = c->reused = 0;
 	watch(c, EPOLL_CTL_ADD);
 	connections_opened++;
+}
+
+static void send_more(struct connection *c);
+
+/* The server has ended the connection. */
+static void ended(struct connection *c, const char *what)
+{
+	if (!renew || (c->busy && (!c->reused || c->answered))) {
+		fail(c, what);
+		return;
+	}
+	close(c->fd);
+	c->fd = -1;
+	if (c->busy) {
+		repeated++;
+		c->sent = 0;
+		open_connection(c);
+		send_more(c);
+	}
 }
 
 static void send_more(struct connection *c)
@@ -152,6 +175,9 @@ static void send_more(struct connection *c)
 		} else if (errno == EAGAIN) {
 			blocked = 1;
 			break;
+		} else if (errno == EPIPE || errno == ECONNRESET) {
+			ended(c, strerror(errno));
+			return;
 		} else if (errno != EINTR) {
 			fail(c, strerror(errno));
 			return;
@@ -179,7 +205,7 @@ static void begin(struct connection *c)
 	c->busy = 1;
 	c->sent = c->header_length = c->end_length = c->content = c->padding = 0;
 	c->body = 0;
-	c->head = 0;
+	c->head = c->answered = 0;
 	if (c->fd < 0)
 		open_connection(c);
 	send_more(c);
@@ -208,6 +234,7 @@ static void finished(struct connection *c)
 	latencies[latency_count++] = (uint32_t)((now() - c->started) / 100);
 	requests++;
 	c->served++;
+	c->reused = 1;
 	c->busy = 0;
 	if (!keep) {
 		close(c->fd);
@@ -306,10 +333,13 @@ static void receive(struct connection *c)
 	ssize_t n = recv(c->fd, buffer, sizeof buffer, 0);
 	if (n > 0 && !c->busy)
 		fail(c, "bytes without a request");
-	else if (n > 0)
+	else if (n > 0) {
+		c->answered = 1;
 		take(c, buffer, (size_t)n);
-	else if (n == 0)
-		fail(c, "the server closed the connection");
+	} else if (n == 0)
+		ended(c, "the server closed the connection");
+	else if (errno == ECONNRESET)
+		ended(c, strerror(errno));
 	else if (errno != EAGAIN && errno != EINTR)
 		fail(c, strerror(errno));
 }
@@ -350,7 +380,7 @@ static double percentile(double part)
 
 static void restart_figures(void)
 {
-	requests = errors = latency_count = connections_opened = 0;
+	requests = errors = latency_count = connections_opened = repeated = 0;
 	problem[0] = 0;
 }
 
@@ -359,8 +389,9 @@ static void report(uint64_t started, size_t starved)
 	double seconds = (double)(now() - started) / 1e9;
 	qsort(latencies, latency_count, sizeof *latencies, by_value);
 	printf("{\"requests\": %zu, \"errors\": %zu, \"problem\": \"%s\", \"starved\": %zu, "
-	       "\"opened\": %zu, \"seconds\": %.6f, \"p50_us\": %.1f, \"p99_us\": %.1f}\n",
-	       requests, errors, problem, starved, connections_opened, seconds,
+	       "\"opened\": %zu, \"repeated\": %zu, \"seconds\": %.6f, \"p50_us\": %.1f, "
+	       "\"p99_us\": %.1f}\n",
+	       requests, errors, problem, starved, connections_opened, repeated, seconds,
 	       percentile(0.5), percentile(0.99));
 	fflush(stdout);
 }
@@ -464,8 +495,8 @@ int main(int argc, char **argv)
 	size_t count;
 
 	if (argc != 8) {
-		fputs("usage: load SOCKET REQUEST BODY TOTAL CONNECTIONS kept|new spin|sleep\n",
-		      stderr);
+		fputs("usage: load SOCKET REQUEST BODY TOTAL CONNECTIONS kept|renewed|new "
+		      "spin|sleep\n", stderr);
 		return 2;
 	}
 	if (strlen(argv[1]) >= sizeof address.sun_path) {
@@ -477,7 +508,8 @@ int main(int argc, char **argv)
 	expected = read_whole(argv[3], &expected_length);
 	total = strtoul(argv[4], NULL, 10);
 	count = strtoul(argv[5], NULL, 10);
-	keep = !strcmp(argv[6], "kept");
+	renew = !strcmp(argv[6], "renewed");
+	keep = renew || !strcmp(argv[6], "kept");
 	spin = !strcmp(argv[7], "spin");
 	mark = memmem(request, request_length, MARK, sizeof MARK - 1);
 	if (!request_length || !expected_length || !count) {

@@ -31,13 +31,20 @@ class Figures(NamedTuple):
     starved: int
     """Connections on which nothing was answered."""
     opened: int
+    repeated: int
+    """Requests that were sent again, because a kept connection had ended."""
     seconds: float
     p50_us: float
     p99_us: float
 
 
-def build(cache: Path, source: Path = SOURCE) -> Path:
+def build(cache: Path, source: Path = SOURCE, *libraries: str) -> Path:
     """Compile the load generator, or ``source``, into ``cache``; give its path.
+
+    Args:
+        cache: existing folder.
+        source: one file of C.
+        libraries: as in ``-lfcgi``, without the ``-l``.
 
     Raises:
         LoadError: there is no C compiler, or it failed.
@@ -49,7 +56,8 @@ def build(cache: Path, source: Path = SOURCE) -> Path:
     new = cache / f"{source.stem}-{digest}.{os.getpid()}"
     command = ["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-o", str(new)]
     try:
-        subprocess.run([*command, str(source)], check=True)
+        link = [f"-l{name}" for name in libraries]
+        subprocess.run([*command, str(source), *link], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise LoadError(f"cannot compile {source}: {error}") from error
     return new.rename(program)
@@ -68,6 +76,8 @@ class Load:
         total: int | None = None,
         connections: int = 1,
         keep: bool = True,
+        renew: bool = False,
+        spin: bool = LOAD_CPU != SERVER_CPU,
     ) -> None:
         """Start it; nothing is connected before the first command.
 
@@ -79,6 +89,9 @@ class Load:
             total: length of an answer's body; the length of ``body`` if None.
             connections: how many requests are under way at a time.
             keep: reuse connections; otherwise one for each request.
+            renew: with ``keep``, open a connection anew that the server has ended
+                before it answered, and send the request again, as web servers do.
+            spin: look for answers all the time, on ``LOAD_CPU`` alone.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="fcgi_app-bench-")
         request_file = Path(self._folder.name, "request")
@@ -93,13 +106,14 @@ class Load:
                 body_file,
                 str(len(body) if total is None else total),
                 str(connections),
-                "kept" if keep else "new",
-                "sleep" if LOAD_CPU == SERVER_CPU else "spin",
+                ("renewed" if renew else "kept") if keep else "new",
+                "spin" if spin else "sleep",
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        os.sched_setaffinity(self._process.pid, {LOAD_CPU})
+        if spin:
+            os.sched_setaffinity(self._process.pid, {LOAD_CPU})
 
     def run(self, seconds: float, requests: int = 1 << 40) -> Figures:
         """Load the server for ``seconds`` or until ``requests`` are answered."""
