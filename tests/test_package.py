@@ -74,6 +74,10 @@ REQUIRED_PAGES = {
     "fcgi-app-fdpass.1",
     "fcgi-app-start.1",
     "fcgi-app.toml.5",
+    "fcgi_app.testing.3",
+    "fcgi_app.client.3",
+    "fcgi-app-request.1",
+    "fcgi-app-bridge.1",
     "fcgistarter.1",
 }
 
