@@ -25,6 +25,8 @@ from typing import Any
 
 from ._log import log_warning
 from .codec.constants import FCGI_MAX_CONNS, FCGI_MAX_REQS, FCGI_MPXS_CONNS
+from .link import Link
+from .places import Places
 from .protocol import RecurringParams
 from .request import Request
 from .settings import Settings
@@ -59,17 +61,14 @@ _PASSING = frozenset(
 )
 _FIRST_PAUSE = 0.05  # seconds without accept when the process is out of descriptors
 _LONGEST_PAUSE = 1.0
-_END_DELAY = 0.2
-"""Seconds without input after which an early answer is ended all the same."""
 _FIRST_BYTES_MILLISECONDS = 2
 """nginx and httpd send their request some 10 us after connect(2) has returned."""
 _LONGEST_WAIT = 1_000_000.0  # seconds; epoll and poll(2) take 24 days at most
 
-_Place = dict[Transport, float]
 _Select = Callable[[float | None], list[tuple[selectors.SelectorKey, int]]]
 
 
-class Acceptor:
+class Acceptor(Places):
     """See the module's docstring.
 
     Args:
@@ -93,37 +92,18 @@ class Acceptor:
         admits: Admission | None = None,
         release: Callable[[socket.socket], object] | None = None,
     ) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._admits = admits
         self._release = release or socket.socket.close
         self._listeners = listeners
         self._kinds = {listener: kind_of(listener) for listener in listeners}
-        self._selector = selectors.DefaultSelector()
         self._select: _Select = self._selector.select
         self._ready: deque[Request] = deque()
         self._connections: set[Transport] = set()
         self._most_connections = min(settings.max_connections, _room())
-        # Where a connection may wait, oldest first, with its deadline.
-        self._first: _Place = {}
-        self._coming: _Place = {}
-        self._uploading: _Place = {}
-        self._blocked: _Place = {}
-        self._idle: _Place = {}
-        self._lingering: _Place = {}
-        self._owing: _Place = {}
-        self._places = (
-            (self._first, "sent nothing"),
-            (self._coming, "sent part of a request and then nothing"),
-            (self._uploading, "sent part of a body and then nothing"),
-            (self._blocked, "took no answer"),
-            (self._idle, ""),
-            (self._lingering, ""),
-            (self._owing, ""),
-        )
         self.stopping = False
         self._closed = False
         self._passed_over = False
-        self._nearest = inf  # deadline that the last wait knew of
         self._paused_until = 0.0
         self._pause = _FIRST_PAUSE
         self._values = _values(settings, self._multiplexes)
@@ -182,56 +162,6 @@ class Acceptor:
         """A non-blocking descriptor to write to, for ``signal.set_wakeup_fd``."""
         return self._wake_out
 
-    def settle(self, transport: Transport) -> None:
-        """Put a connection where it belongs after anything has happened to it."""
-        if transport.closed:
-            return
-        events = EVENT_READ
-        settings = self._settings
-        if transport.lingering:
-            self._put(transport, self._lingering, settings.linger_idle, transport.until)
-        elif transport.unsent:
-            self._put(transport, self._blocked, settings.write_timeout)
-            events = EVENT_WRITE
-            if not (transport.choked or transport.paused or transport.deaf):
-                events |= EVENT_READ
-        elif transport.deaf:
-            self._put(transport, None)
-            events = 0
-        elif transport.owed:
-            self._put(transport, self._owing, _END_DELAY, transport.until)
-        elif transport.paused:
-            self._put(transport, None)
-            events = 0
-        elif transport.uploading:
-            self._put(transport, self._uploading, settings.body_timeout)
-        elif transport.requests:
-            self._put(transport, None)
-        elif transport.begun:
-            self._put(transport, self._coming, settings.params_timeout)
-        elif transport.seen_bytes:
-            self._put(transport, self._idle, settings.keep_timeout)
-        else:
-            self._put(transport, self._first, settings.first_byte_timeout)
-        if transport.watched != events:
-            self._watch(transport, events)
-
-    def rest(self, transport: Transport) -> None:
-        """Keep a connection on which nothing is owed: the usual case of ``settle``."""
-        self._put(transport, self._idle, self._settings.keep_timeout)
-        if transport.watched != EVENT_READ:
-            self._watch(transport, EVENT_READ)
-
-    def _watch(self, transport: Transport, events: int) -> None:
-        """Have the selector tell of ``events`` on a connection; 0: of none."""
-        if not events:
-            self._selector.unregister(transport.fd)
-        elif transport.watched:
-            self._selector.modify(transport.fd, events, transport)
-        else:
-            self._selector.register(transport.fd, events, transport)
-        transport.watched = events
-
     # For the connections
 
     def request_ready(self, request: Request) -> bool:
@@ -244,12 +174,12 @@ class Acceptor:
     def aborted(self, request: Request) -> None:
         """Nobody waits: the one thread that could is the one that has noticed."""
 
-    def transport_closed(self, transport: Transport) -> None:
+    def transport_closed(self, link: Link) -> None:
         """Forget a connection that is about to close its socket."""
-        self._connections.discard(transport)
-        self._put(transport, None)
-        if transport.watched:
-            self._watch(transport, 0)
+        self._connections.discard(link)
+        self._put(link, None)
+        if link.watched:
+            self._watch(link, 0)
 
     # One turn
 
@@ -298,47 +228,6 @@ class Acceptor:
             return os.read(self._wake_in, 4096)
         except BlockingIOError:
             return b""
-
-    def _put(
-        self,
-        transport: Transport,
-        place: _Place | None,
-        wait: float = 0.0,
-        latest: float = inf,
-    ) -> None:
-        """Move a connection to the end of ``place``, due in ``wait`` seconds."""
-        if transport.place is not None:
-            transport.place.pop(transport, None)
-        transport.place = place
-        if place is not None:
-            if wait:
-                latest = min(monotonic() + wait, latest)
-            place[transport] = latest
-            if latest < self._nearest:
-                self._nearest = latest
-
-    def _expire(self) -> None:
-        """Close the connections whose deadline has passed."""
-        now = 0.0
-        self._nearest = inf
-        for place, what in self._places:
-            while place:
-                transport, deadline = next(iter(place.items()))
-                if deadline == inf:
-                    break
-                now = now or monotonic()
-                if deadline > now:
-                    self._nearest = min(self._nearest, deadline)
-                    break
-                if transport.serving:  # not idle at all, only left in its place
-                    self._put(transport, None)
-                    continue
-                if what:
-                    log_warning(
-                        "connection from %s %s; closed", transport.peer_name, what
-                    )
-                self._put(transport, None)
-                transport.give_up()
 
     # Accepting
 

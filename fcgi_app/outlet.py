@@ -10,7 +10,7 @@ from threading import RLock
 
 from .codec.records import Buffer
 
-__all__ = ["Outlet", "poll_socket"]
+__all__ = ["Outlet", "is_fixed", "poll_socket"]
 
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _JOIN_BELOW = 16384
@@ -73,7 +73,9 @@ class Outlet:
             if self.lost:
                 raise BrokenPipeError(errno.EPIPE, "the connection is lost")
             self.queue += buffers
-            if not self._sending:
+            if self._sending:
+                self._keep()
+            else:
                 self._send_all(wait)
 
     def send_at_once(self, data: bytes) -> bool:
@@ -117,9 +119,17 @@ class Outlet:
         except BaseException as error:
             if not waiting or isinstance(error, OSError):
                 self._lose()  # it is not known what has been sent
+            self._keep()
             raise
         finally:
             self._sending = False
+
+    def _keep(self) -> None:
+        """Copy what waits and is not ours: whoever wrote it goes on, and may change it.
+
+        What is sent before that is never copied.
+        """
+        self.queue[:] = [b if is_fixed(b) else bytes(b) for b in self.queue]
 
     def _lose(self) -> None:
         self.lost = True
@@ -154,6 +164,11 @@ class Outlet:
         del queue[:done]
         if sent:
             queue[0] = memoryview(queue[0])[sent:]
+
+
+def is_fixed(buffer: Buffer) -> bool:
+    """Whether nobody can change a buffer any more: bytes, or a view of some."""
+    return type(buffer.obj if type(buffer) is memoryview else buffer) is bytes
 
 
 def poll_socket(fd: int, events: int, timeout: float = 0.0) -> int:

@@ -2,23 +2,25 @@
 
 A ``Request`` knows nothing of sockets or of ``sys``: a ``Channel`` carries its
 bytes, which is a FastCGI connection (``transport``) or the process's own standard
-descriptors (``cgi``).
+descriptors (``cgi``). What it was asked is in ``asked``; here are its streams, how it
+goes and how it ends.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from os import fsdecode, getpid, register_at_fork
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
+from os import getpid, register_at_fork
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ._log import log_exception, log_warning
+from .asked import Asked
 from .body import NO_INPUT, InputBuffer
+from .channel import Channel, DescriptorStreams, Host, Observer
 from .codec.constants import Role
-from .codec.params import parse_params
-from .errors import CallSequenceError, IncompleteData, RequestAborted
+from .errors import CallSequenceError, RequestAborted
 from .streams import BodyReader, StderrStream, StdoutStream
 
 if TYPE_CHECKING:
@@ -46,86 +48,7 @@ def _after_fork() -> None:
 register_at_fork(after_in_child=_after_fork)
 
 
-class Channel(Protocol):
-    """What carries the bytes of a request."""
-
-    def fill(self, request: Request, *, wait: bool) -> bool:
-        """Receive more input of ``request``; whether anything at all has happened."""
-
-    def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
-        """Send output; raises ``OSError`` when it cannot be delivered."""
-
-    def send_stderr(self, request: Request, pieces: list[Buffer]) -> None:
-        """Send log lines; raises ``OSError`` when they cannot be delivered."""
-
-    def end(self, request: Request, stderr: bytes, stdout: bytes) -> None:
-        """Send the last output and end the request; never raises ``OSError``."""
-
-    def refuse(self, request: Request) -> None:
-        """Answer 503 to a request that no application has seen."""
-
-    def wait_aborted(self, request: Request, timeout: float | None) -> None:
-        """Wait until the request is aborted, ``timeout`` seconds at most."""
-
-    def watch(
-        self, request: Request, callback: Callable[[], object]
-    ) -> AbstractContextManager[object]:
-        """Have ``callback`` called once it is aborted; leaving the result ends that."""
-
-    def hand_over(self, request: Request) -> None:
-        """Give the request up: another process answers it (``detach``)."""
-
-    def fileno(self, request: Request, descriptor: int) -> int:
-        """Return the descriptor of a standard stream.
-
-        Raises:
-            io.UnsupportedOperation: there is none.
-        """
-
-
-class Host(Protocol):
-    """Who runs the application for a request: the loop."""
-
-    def request_ending(self, request: Request) -> None:
-        """Put what was written elsewhere into the request, which is about to end."""
-
-    def request_ended(self, request: Request) -> None:
-        """Take the process back: the web server has its answer."""
-
-
-class Observer(Protocol):
-    """Who wants to know how a request goes: ``watching``."""
-
-    def sent(self, pieces: Sequence[Buffer]) -> None:
-        """Take note of what has gone out of STDOUT."""
-
-    def ended(self, request: Request) -> None:
-        """Take note that the application has no more to do with the request."""
-
-
-class DescriptorStreams(Protocol):
-    """Descriptors 0, 1 and 2 of a request, while it has them."""
-
-    @property
-    def stdin(self) -> BinaryIO:
-        """Descriptor 0."""
-
-    @property
-    def stdout(self) -> io.BufferedIOBase:
-        """Descriptor 1."""
-
-    @property
-    def stderr(self) -> io.BufferedIOBase:
-        """Descriptor 2."""
-
-    def start_filter_data(self) -> None:
-        """Put DATA in place of STDIN."""
-
-    def leave(self) -> None:
-        """Give the process its own back."""
-
-
-class Request:
+class Request(Asked):
     """One request, from its params to its end.
 
     Attributes:
@@ -144,17 +67,13 @@ class Request:
     __slots__ = (
         "__weakref__",
         "_aborted",
-        "_body",
         "_channel",
-        "_data",
         "_detached",
         "_failed",
         "_filtering",
         "_finished",
-        "_params",
         "_pid",
         "_pool",
-        "_settings",
         "_stderr",
         "_stdin",
         "_stdout",
@@ -163,11 +82,7 @@ class Request:
         "dispatched",
         "host",
         "observer",
-        "params_content",
-        "params_map",
         "passthrough",
-        "request_id",
-        "role",
         "running",
         "state",
         "strict",
@@ -186,6 +101,7 @@ class Request:
         params: dict[bytes, bytes],
         body: InputBuffer | None = None,
     ) -> None:
+        # All here, and not by super(): one is made for each request.
         self._channel = channel
         self._settings = settings
         self.role = role
@@ -193,7 +109,7 @@ class Request:
         # A FCGI_ROLE on the wire must not win over the role that was asked for.
         params[b"FCGI_ROLE"] = _ROLE_NAMES[role]
         self.params_map = params
-        self.params_content: bytes | None = None
+        self.params_content = None
         self.varied: tuple[object, Mapping[bytes, bytes]] | None = None
         """How ``params_map`` varies from that of other requests (``environ``)."""
         self.app_status = 0
@@ -214,73 +130,16 @@ class Request:
         self._failed = 0
         self._aborted = False
         self._body = InputBuffer() if body is None else body
-        self._data: InputBuffer | None = None
+        self._data = None
         self._filtering = False
         self._finished = False
         self._detached = False
         self._pid = _pid
-        self._params: dict[str, str] | None = None
+        self._params = None
         self._stdin: BinaryIO | None = None
         self._stdout: StdoutStream | None = None
         self._stderr: StderrStream | None = None
         self._pool: Pool | None = None
-
-    # What was asked
-
-    @property
-    def params(self) -> Mapping[str, str]:
-        """The params as text, decoded as os.environ is (undecodable: surrogates)."""
-        if self._params is None:
-            self._params = {
-                fsdecode(name): fsdecode(value)
-                for name, value in self.params_map.items()
-            }
-        return self._params
-
-    @property
-    def raw_params(self) -> list[tuple[bytes, bytes]]:
-        """The params as pairs of bytes in wire order; names may repeat."""
-        if self.params_content is None:  # CGI has no wire
-            return list(self.params_map.items())
-        return parse_params(self.params_content)
-
-    @property
-    def is_head(self) -> bool:
-        """Whether the method is HEAD, so that a body must not be sent."""
-        return self.params_map.get(b"REQUEST_METHOD") == b"HEAD"
-
-    @property
-    def owns_descriptors(self) -> bool:
-        """Whether descriptors 0, 1 and 2 belong to the request while it runs."""
-        return self._settings.descriptors
-
-    def server_is(self, name: bytes) -> bool:
-        """Whether SERVER_SOFTWARE names that web server (``nginx/1.22.1``)."""
-        return self.params_map.get(b"SERVER_SOFTWARE", b"").startswith(name)
-
-    @property
-    def is_cgi(self) -> bool:
-        """Whether this is the one request of a CGI program."""
-        return self.request_id == 0
-
-    @property
-    def content_length(self) -> int | None:
-        """CONTENT_LENGTH in bytes; None if it is absent, empty, -1 or no number."""
-        return self._number(b"CONTENT_LENGTH")
-
-    @property
-    def data_length(self) -> int | None:
-        """FCGI_DATA_LENGTH of a filter (§6.4), in bytes; None without one."""
-        return self._number(b"FCGI_DATA_LENGTH")
-
-    @property
-    def data_last_mod(self) -> int | None:
-        """FCGI_DATA_LAST_MOD of a filter (§6.4), seconds since 1970; None without."""
-        return self._number(b"FCGI_DATA_LAST_MOD")
-
-    def _number(self, name: bytes) -> int | None:
-        text = self.params_map.get(name, b"").strip()
-        return int(text) if text.isdigit() and len(text) < 20 else None
 
     # Streams
 
@@ -369,24 +228,6 @@ class Request:
         elif source.cut and self.strict:
             raise RequestAborted("the rest of the body will never come")
 
-    def check_data(self) -> None:
-        """Raise if DATA, which has ended, is not the whole file (§6.4).
-
-        Half a file is never taken for the whole: it is told whoever asks for requests.
-
-        Raises:
-            RequestAborted: the web server aborted the request, or has gone.
-            IncompleteData: there was less than FCGI_DATA_LENGTH.
-        """
-        data = self._filter_input()
-        if data.cut:
-            raise RequestAborted("the rest of DATA will never come")
-        if _is_short(data, self.data_length):
-            raise IncompleteData(
-                f"DATA of {data.received} bytes is shorter than"
-                f" FCGI_DATA_LENGTH {self.data_length}"
-            )
-
     def _send_stdout(self, pieces: list[Buffer]) -> None:
         self._channel.send_stdout(self, pieces)
         if self.observer is not None:
@@ -448,48 +289,9 @@ class Request:
             self._filter_input().cut_off()
 
     @property
-    def incomplete(self) -> bool:
-        """Whether the body ended before its end or short of CONTENT_LENGTH.
-
-        The same of a filter's DATA. An authorizer has no body that could be short.
-        """
-        if self.role == Role.AUTHORIZER:
-            return False
-        short = _is_short(self._body, self.content_length)
-        if self._data is not None:
-            short = short or _is_short(self._data, self.data_length)
-        return short
-
-    @property
     def finished(self) -> bool:
         """Whether the request has been ended (or given to another process)."""
         return self._finished
-
-    def _input_ended(self) -> None:
-        """Note the end of STDIN; a body that is not as announced goes to the log."""
-        self._body.ended = True
-        announced = self.content_length
-        if announced is not None and announced != self._body.received:
-            word = "shorter" if self._body.received < announced else "longer"
-            log_warning(
-                "%s: body of %d bytes is %s than CONTENT_LENGTH %d",
-                self,
-                self._body.received,
-                word,
-                announced,
-            )
-
-    @property
-    def input_open(self) -> bool:
-        """Whether the web server still owes input for this request."""
-        if not self._body.ended:
-            return True
-        return self.role == Role.FILTER and not self._filter_input().ended
-
-    def _filter_input(self) -> InputBuffer:
-        if self._data is None:
-            self._data = InputBuffer()
-        return self._data
 
     # What an authorizer answers
 
@@ -654,15 +456,3 @@ class Request:
 
             self._pool = Pool()
         return self._pool
-
-    def __repr__(self) -> str:
-        asked = self.params_map.get
-        method = fsdecode(asked(b"REQUEST_METHOD", b"-"))
-        uri = fsdecode(asked(b"REQUEST_URI") or asked(b"SCRIPT_NAME", b""))
-        return f"<Request {self.request_id} {method} {uri[:200]!r}>"
-
-
-def _is_short(buffer: InputBuffer, announced: int | None) -> bool:
-    if announced is None:
-        return buffer.cut
-    return buffer.cut or (buffer.ended and buffer.received < announced)

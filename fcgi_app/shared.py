@@ -18,8 +18,9 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from ._log import log_info, log_warning
 from .body import InputBuffer
 from .codec.records import Buffer
-from .outlet import Outlet
-from .transport import Owner, Transport
+from .link import Owner
+from .outlet import Outlet, is_fixed
+from .transport import Transport
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -160,6 +161,8 @@ class SharedOutlet(Outlet):
         if self.sent - self._turn >= _TURN:
             self._waiters.give_way()
             self._turn = self.sent
+        if self.queue and not all(map(is_fixed, buffers)):
+            self._keep()
         if self.lost:
             raise BrokenPipeError(errno.EPIPE, "the connection is lost")
 

@@ -7,13 +7,20 @@ still holds them. What follows the current request is in ``stdio``.
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ._log import log_warning
 from .codec.constants import Role
 from .errors import RequestAborted
-from .response import MalformedHead, ResponseHead, build_error, known_head
+from .response import (
+    MAX_HEAD_BYTES,
+    MalformedHead,
+    ResponseHead,
+    build_error,
+    known_head,
+)
 
 if TYPE_CHECKING:
     from .body import InputBuffer
@@ -57,15 +64,27 @@ class BodyReader(io.RawIOBase):
 
     def readall(self) -> bytes:
         """Read to the end of the stream."""
+        first = self._read_piece()
+        piece = self._read_piece() if first else b""
+        if not piece:
+            return first
+        # It gives what was written without another copy. The pieces themselves are
+        # gone at once: together they would be as big again, and fresh memory, which
+        # costs more than what is done with it.
+        whole = io.BytesIO()
+        whole.write(first)
+        del first
+        while piece:
+            whole.write(piece)
+            piece = self._read_piece()
+        return whole.getvalue()
+
+    def _read_piece(self) -> bytes:
+        """Wait for input; none at the end of the stream."""
         source = self._source
-        parts: list[bytes] = []
-        while True:
-            if not source.size:
-                self._request._wait_input(source)
-            data = source.take(1 << 62)
-            if not data:
-                return b"".join(parts)
-            parts.append(data)
+        if not source.size:
+            self._request._wait_input(source)
+        return source.take(sys.maxsize)
 
 
 class OutputStream(io.BufferedIOBase):
@@ -187,13 +206,32 @@ class StdoutStream(OutputStream):
 
     def _emit(self, pieces: list[Buffer]) -> None:
         if not self.head_sent:
-            pieces = [self._through_head(b"".join(pieces))]
+            pieces = self._begin(pieces)
         elif self._discard:
             return
         try:
             self._request._send_stdout(pieces)
         except OSError as error:
             self._dropped(error)
+
+    def _begin(self, pieces: list[Buffer]) -> list[Buffer]:
+        """Return what may go out of ``pieces``; what is far behind the head, uncopied.
+
+        ``_through_head`` in steps: no head is longer than one of them.
+        """
+        begun: list[Buffer] = []
+        for piece in pieces:
+            rest = memoryview(piece)
+            while not self.head_sent:
+                begun.append(self._through_head(bytes(rest[:MAX_HEAD_BYTES])))
+                rest = rest[MAX_HEAD_BYTES:]
+                if not rest:
+                    break
+            if self._discard:
+                break
+            if rest:
+                begun.append(rest)
+        return begun
 
     def _through_head(self, data: bytes) -> bytes:
         """Return what may go out now that ``data`` has come."""

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from fcgi_app._log import log_in_foreground
+
 REPO = Path(__file__).resolve().parent.parent
 
 # The machine may be busy with other tests: how long an example takes says nothing.
@@ -72,6 +74,13 @@ def unchanged_process() -> Iterator[None]:
     assert os.environb is environb
     assert _environment() == content
     assert not _leaked(descriptors), "descriptors left open"
+
+
+@pytest.fixture(autouse=True)
+def log_at_once() -> Iterator[None]:
+    """Threads of one test do not make the next one log in the background."""
+    yield
+    log_in_foreground()
 
 
 @pytest.fixture

@@ -409,8 +409,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of acceptor and transports; none of them waits for it."""
     made = Clock()
-    monkeypatch.setattr("fcgi_app.acceptor.monotonic", made)
-    monkeypatch.setattr("fcgi_app.transport.monotonic", made)
+    for name in ("acceptor", "places", "link", "sending", "transport"):
+        monkeypatch.setattr(f"fcgi_app.{name}.monotonic", made)
     return made
 
 
@@ -1564,6 +1564,8 @@ class TestLoop:
                         sock.connect(address)
                     except ConnectionRefusedError:
                         return
+                    except ConnectionResetError:  # refused in the middle of it (TCP)
+                        continue
                     wire = Wire(sock)
                     while exchange(wire, number):
                         pass

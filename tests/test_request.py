@@ -20,7 +20,7 @@ from fcgi_app.codec.params import build_params
 from fcgi_app.codec.records import Buffer
 from fcgi_app.errors import CallSequenceError, IncompleteData, RequestAborted
 from fcgi_app.request import Request
-from fcgi_app.response import build_error
+from fcgi_app.response import MAX_HEAD_BYTES, build_error
 from fcgi_app.settings import Settings
 
 from .servers import wait_until
@@ -192,6 +192,15 @@ class TestStdin:
         assert channel.fills == [True] * 4
         assert not request.incomplete
 
+    @pytest.mark.parametrize("number", range(5))
+    def test_all_at_once(self, number: int) -> None:
+        """Whatever the number of pieces, ``read`` gives them all, and no more."""
+        pieces = [bytes([n]) * (n * 40_000 + 1) for n in range(number)]
+        request, _ = make(*pieces)
+        content = request.stdin.read()
+        assert (type(content), content) == (bytes, b"".join(pieces))
+        assert request.stdin.read() == b""
+
     def test_nothing_waits_that_need_not(self) -> None:
         """What is there is given without waiting for more."""
         request, channel = make(b"later")
@@ -300,6 +309,48 @@ class TestStdout:
         request.stdout.flush()
         request.stdout.flush()
         assert b"".join(data for _, data in channel.log) == HEAD + b"x" * 200
+
+    @pytest.mark.parametrize("kind", [bytes, bytearray])
+    @pytest.mark.parametrize("cut", [0, 1, 20, MAX_HEAD_BYTES, MAX_HEAD_BYTES + 5])
+    @pytest.mark.parametrize("over", [-40_000, -1, 0, 1, 40_000])
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_much_behind_the_head(
+        self, over: int, cut: int, kind: Callable[[bytes], Any], method: str
+    ) -> None:
+        """However it is cut, the response is that of one write; too long a head ends it."""
+        head = b"X: %b\r\n\r\n" % (b"h" * (MAX_HEAD_BYTES + over - 7))
+        assert len(head) == MAX_HEAD_BYTES + over
+        page = bytes(range(256)) * 1000
+        response = head + page
+        request, channel = make(REQUEST_METHOD=method)
+        request.stdout.write(kind(response[:cut]))
+        request.stdout.write(kind(response[cut:]))
+        request.stdout.write(kind(page))
+        request.finish()
+        sent = b"".join(data for name, data in channel.log if name.endswith("stdout"))
+        if over > 0:
+            refused = build_error(500)
+            head, page = refused[: refused.index(b"\r\n\r\n") + 4], b""
+            assert method == "HEAD" or sent == refused
+        assert sent.startswith(head)
+        assert method == "GET" or sent == head
+        assert over > 0 or method == "HEAD" or sent == head + page + page
+
+    def test_much_is_not_copied(self) -> None:
+        """What is written behind the head goes to the channel as it is."""
+        request, channel = make()
+        sent: list[Any] = []
+        channel.send_stdout = (  # type: ignore[method-assign]
+            lambda request, pieces: sent.extend(pieces)
+        )
+        page = b"p" * 1_000_000
+        request.stdout.write(HEAD)
+        request.stdout.write(page)
+        request.finish()
+        of = [piece.obj for piece in sent if isinstance(piece, memoryview)]
+        assert sum(len(piece) for piece in sent) == len(HEAD) + len(page)
+        assert len(of) == 1
+        assert of[0] is page
 
     @pytest.mark.parametrize("wrong", ["text", None, 5])
     def test_no_bytes(self, wrong: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import gc
+import socket
 import sys
 import threading
 import weakref
@@ -138,6 +139,32 @@ class TestStandardStreams:
         with serve(tmp_path, handler) as served:
             assert served.ask(body=b"unread").body == b"answer"
         assert outside == [("", True)]
+
+    def test_buffer_used_again(self, tmp_path: Path) -> None:
+        """What has been written does not change with the caller's buffer.
+
+        Nor is the buffer held: it may change its size.
+        """
+        written = threading.Event()
+
+        def handler(request: Request) -> None:
+            content = bytearray(b"a" * 40_000)
+            request.stdout.write(HEAD)
+            for _ in range(20):  # more than fits into a socket's buffer
+                request.stdout.write(content)
+                content[:] = b"b" * len(content)
+                content.append(0)
+                content[:] = b"a" * 40_000
+            request.stdout.write(content)
+            content.clear()
+            written.set()
+
+        with serve(tmp_path, handler) as served, served.connect() as wire:
+            wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            wire.send(whole_request())
+            answer = wire.answer()
+            assert written.wait(PATIENCE)
+        assert answer.body == b"a" * 40_000 * 21
 
     def test_process_streams_are_put_back(self, tmp_path: Path) -> None:
         """While a server runs the streams follow; nested servers end in any order."""

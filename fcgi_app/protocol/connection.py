@@ -3,14 +3,13 @@
 The parser belongs to the connection and never to a request: every record is
 consumed to its last byte of padding, whoever it is for and whether or not anybody
 wants its content. That one rule is the cure for most of what libfcgi is known to
-get wrong on kept connections.
+get wrong on kept connections. What goes out is built in ``answering``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ..codec.constants import (
     FCGI_MAX_CONNS,
@@ -18,24 +17,16 @@ from ..codec.constants import (
     FCGI_MPXS_CONNS,
     HEADER_LEN,
     KEEP_CONN,
-    MAX_CONTENT_LENGTH,
     NULL_REQUEST_ID,
     VERSION_1,
     ProtocolStatus,
     RecordType,
     Role,
 )
-from ..codec.params import build_params, check_params, parse_param_map, parse_params
-from ..codec.records import (
-    HEADER,
-    STREAM_CHUNK,
-    build_end_request,
-    build_header,
-    build_record,
-    build_unknown_type,
-    parse_begin_request,
-)
-from ..errors import LimitError, LocalProtocolError, RemoteProtocolError
+from ..codec.params import check_params, parse_param_map
+from ..codec.records import HEADER, parse_begin_request
+from ..errors import LimitError, RemoteProtocolError
+from .answering import Answering
 from .events import (
     AbortReceived,
     DataEnded,
@@ -48,6 +39,7 @@ from .events import (
     StdinReceived,
 )
 from .limits import Limits
+from .management import answer_management
 from .recurring import RecurringParams, Varied
 from .state import IGNORE, TABLE, RequestState, State
 from .whole import scan_whole
@@ -59,31 +51,17 @@ DEFAULT_VALUES: Mapping[bytes, bytes] = {
     FCGI_MAX_REQS: b"1",
     FCGI_MPXS_CONNS: b"0",
 }
-STDERR_CHUNK = 8192
-"""Content bytes of a STDERR record: HAProxy's buffer has 16 KiB, httpd cuts at 8."""
 _DEFAULT_LIMITS = Limits()
 _unpack_header = HEADER.unpack_from
-_pack_header = HEADER.pack
-_STDOUT = int(RecordType.STDOUT)
-_REQUEST_COMPLETE = int(ProtocolStatus.REQUEST_COMPLETE)
 # Looking a member up in its class is slow before Python 3.12.
 _RESPONDER = int(Role.RESPONDER)
 _COMPLETE = State.COMPLETE
-
-
-@lru_cache(maxsize=256)
-def _build_end(request_id: int, app_status: int, protocol_status: int) -> bytes:
-    """Build the end of STDOUT and end-request: nearly always the same bytes."""
-    return build_header(RecordType.STDOUT, request_id, 0) + build_end_request(
-        request_id, app_status, protocol_status
-    )
-
 
 # A method of Connection that takes (request, request_id, record_type, content, events).
 _Handler = Callable[..., None]
 
 
-class Connection:
+class Connection(Answering):
     """The state of one connection; see the module's docstring.
 
     ``receive_data`` and ``receive_eof`` take what the socket gave and return events.
@@ -102,7 +80,6 @@ class Connection:
         "_pending",
         "_recurring",
         "_replies",
-        "_requests",
         "_skip",
         "_stream",
         "error",
@@ -120,8 +97,7 @@ class Connection:
         self.values = values
         self.error: RemoteProtocolError | None = None
         """The violation that ended the connection's input, if one did."""
-        # By id, the latest request that had it; dropped when both sides are done.
-        self._requests: dict[int, RequestState] = {}
+        self._requests = {}
         self._pending = b""  # a record of which not all content has come
         self._stream: RequestState | None = None  # whose content is coming in pieces
         self._left = 0  # bytes of that content still to come
@@ -224,99 +200,6 @@ class Connection:
                 return True
         return False
 
-    # Sending
-
-    def stdout(
-        self, request: RequestState, data: bytes | bytearray | memoryview
-    ) -> list[Any]:
-        """Return the buffers of the STDOUT records that carry ``data``, uncopied."""
-        request_id = self._check_open(request)
-        size = len(data)
-        if size <= MAX_CONTENT_LENGTH:
-            # An empty record would be the end of the stream (§3.3).
-            header = build_header(RecordType.STDOUT, request_id, size)
-            return [header, data] if size else []
-        view = memoryview(data)
-        buffers: list[Any] = []
-        full = build_header(RecordType.STDOUT, request_id, STREAM_CHUNK)
-        for start in range(0, size - STREAM_CHUNK + 1, STREAM_CHUNK):
-            buffers += (full, view[start : start + STREAM_CHUNK])
-        rest = size % STREAM_CHUNK
-        if rest:
-            header = build_header(RecordType.STDOUT, request_id, rest)
-            buffers += (header, view[size - rest :])
-        return buffers
-
-    def stderr(
-        self, request: RequestState, data: bytes | bytearray | memoryview
-    ) -> bytes:
-        """Return the STDERR records that carry ``data``.
-
-        They are short and always padded: HAProxy 2.6 dies of a STDERR record whose
-        content is all that its buffer holds.
-        """
-        request_id = self._check_open(request)
-        parts: list[bytes] = []
-        for start in range(0, len(data), STDERR_CHUNK):
-            piece = bytes(data[start : start + STDERR_CHUNK])
-            padding = 8 - len(piece) % 8
-            parts.append(build_record(RecordType.STDERR, request_id, piece, padding))
-        return b"".join(parts)
-
-    def short_response(
-        self, request: RequestState, data: bytes, app_status: int
-    ) -> bytes:
-        """Return all that is left of a response in one piece: STDOUT and its end.
-
-        The same as ``stdout`` and ``end_request`` for a request whose input has
-        ended, that has written nothing on STDERR, and has at most 65,535 bytes left.
-        """
-        request_id = self._check_open(request)
-        end = self.end_request(request, app_status)
-        size = len(data)
-        if not size:
-            return end
-        return _pack_header(VERSION_1, _STDOUT, request_id, size, 0) + data + end
-
-    def _check_open(self, request: RequestState) -> int:
-        if request.ended:
-            raise LocalProtocolError(
-                "output after end-request", request_id=request.request_id, section="5.5"
-            )
-        return request.request_id
-
-    def end_request(
-        self,
-        request: RequestState,
-        app_status: int = 0,
-        protocol_status: int = _REQUEST_COMPLETE,
-        *,
-        stderr_used: bool = False,
-    ) -> bytes:
-        """Return the end of a response: streams' ends and end-request, in one piece.
-
-        The order is empty STDERR (if anything went out on it: HAProxy dies without),
-        empty STDOUT, END_REQUEST.
-
-        Raises:
-            LocalProtocolError: the request has been ended before.
-        """
-        if request.ended:
-            raise LocalProtocolError(
-                "second end-request", request_id=request.request_id, section="5.5"
-            )
-        request_id = request.request_id
-        request.ended = True
-        if request.state is _COMPLETE:
-            if self._requests.get(request_id) is request:
-                del self._requests[request_id]
-        else:
-            request.state = State.ENDED
-        end = _build_end(request_id, app_status, protocol_status)
-        if stderr_used:
-            end = build_header(RecordType.STDERR, request_id, 0) + end
-        return end
-
     # Records
 
     def _receive(self, data: bytes, events: list[Event]) -> None:
@@ -400,7 +283,9 @@ class Connection:
         events: list[Event],
     ) -> None:
         if request_id == NULL_REQUEST_ID:
-            self._management(record_type, content)
+            answer = answer_management(record_type, content, self.values)
+            if answer:
+                self._replies.append(answer)
             return
         state = State.INACTIVE if request is None else request.state
         handler = _DISPATCH[state].get(record_type)
@@ -416,28 +301,6 @@ class Connection:
             f" {State(request.state).name} is due",
             request_id=request.request_id,
             section="6.1",
-        )
-
-    def _management(self, record_type: int, content: bytes) -> None:
-        if record_type == RecordType.GET_VALUES:
-            self._get_values(content)
-        elif record_type == RecordType.BEGIN_REQUEST:
-            raise RemoteProtocolError(
-                "begin-request with the null request id", section="3.3"
-            )
-        elif record_type != RecordType.UNKNOWN_TYPE:
-            # §4.2; never in answer to an answer, or two peers could do so for ever.
-            self._replies.append(build_unknown_type(record_type))
-
-    def _get_values(self, content: bytes) -> None:
-        """Answer each known name once, in the order asked (§4.1, W9, W12)."""
-        values = self.values
-        asked = dict.fromkeys(name for name, _ in parse_params(content))
-        known = [(name, values[name]) for name in asked if name in values]
-        answer = build_params(known)
-        padding = -len(answer) % 8
-        self._replies.append(
-            build_record(RecordType.GET_VALUES_RESULT, NULL_REQUEST_ID, answer, padding)
         )
 
     def _begin(
