@@ -179,6 +179,7 @@ def test_listener_that_never_accepts(site: FdpassSite) -> None:
         with pytest.raises(BlockingIOError):
             client.recv(1)
         client.settimeout(20)
+        site.wait_until_idle()  # Apache has handed it over, and knows no more of it
         listener.close()
         assert read_to_end(client) == b""
 
