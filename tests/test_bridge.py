@@ -206,6 +206,23 @@ def test_slow_reader_holds_up_the_application(app: ScriptApplication) -> None:
         assert process.wait(TIMEOUT) == 0
 
 
+def test_answer_that_nobody_reads(app: ScriptApplication) -> None:
+    """It waits for --timeout, not for ever, when the application has long ended."""
+    with subprocess.Popen(
+        [*WORDS, "--timeout", "0.5", app.address],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=cgi_environment("/much", "100000"),  # more than a pipe takes
+    ) as process:
+        assert process.wait(TIMEOUT) == 23
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert told == (
+        b"fcgi-app: error: cannot write the answer: nobody has read it for 0.5 seconds\n"
+    )
+
+
 def test_body_that_nobody_reads(app: ScriptApplication) -> None:
     """The answer comes, and the body is taken from the web server."""
     done = run(

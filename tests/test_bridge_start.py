@@ -13,6 +13,7 @@ from time import monotonic
 
 import pytest
 
+from fcgi_app.launcher import autostart
 from fcgi_app.testing import ScriptApplication, run_script
 
 from .bridges import (
@@ -139,6 +140,8 @@ def test_many_start_at_once(pools: Path, where: str) -> None:
     assert not any(b"error" in stderr for _, stderr in outputs)
     assert sorted(stderr.count(b"listening on") for _, stderr in outputs)[-2:] == [0, 1]
     assert len({stdout for stdout, _ in outputs}) == 1
+    lock = autostart._lock_path(address or f"unix:{pools}/app.sock")
+    os.unlink(lock)  # that of a port is in a directory that stays
 
 
 def test_start_that_fails(pools: Path) -> None:
@@ -179,6 +182,21 @@ def test_start_while_another_has_the_lock(pools: Path) -> None:
         done = run("--start-timeout", "0.2", *start_words(pools))
     assert done.returncode == 28
     assert b"app.sock.lock: locked by somebody else" in done.stderr
+
+
+def test_start_without_a_place_for_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What somebody else has put there is not used; it is as if nobody listened."""
+    monkeypatch.setattr(autostart, "_LOCKS", str(tmp_path))
+    (tmp_path / "target").mkdir()
+    (tmp_path / f"fcgi-app-{os.geteuid()}").symlink_to("target")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    pool = autostart.PoolOnDemand(address, ["--", "false"], {}, 5.0, 5.0)
+    with pytest.raises(PermissionError, match="no directory of this user"):
+        pool.connect()
+    assert not list((tmp_path / "target").iterdir())
 
 
 def test_start_in_a_script_line(pools: Path) -> None:

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -270,6 +271,14 @@ def test_parse_head_malformed(head: bytes, told: str) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         parse_head(head)
     assert told in str(caught.value)
+
+
+def test_parse_head_of_much_white_space() -> None:
+    """Time grows with the size, not with its square, which would be seconds here."""
+    value = "x" + 60_000 * " " + "y"
+    before = time.process_time()
+    assert parse_head(f"A: {value} \n".encode()).headers == [("A", value)]
+    assert time.process_time() - before < 1
 
 
 @given(st.binary(max_size=200))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import array
 import os
 import re
+import socket
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,6 +30,8 @@ from fcgi_app.client.cgiparams import header_param
 from fcgi_app.client.timing import Times, format_times
 from fcgi_app.errors import ConfigError
 from fcgi_app.testing import run_handler, run_script
+
+from .scripted import HEAD, build_answer
 
 Capture = pytest.CaptureFixture[bytes]
 ECHO = """
@@ -190,6 +195,29 @@ def test_table_of_times() -> None:
         ["4", "requests", "on", "2", "connections"],
     ]
     assert format_times([Times(None, 1, 1)] * 3).splitlines()[1].split()[1] == "-"
+    assert format_times([one, *kept[:2]]).endswith("3 requests on 1 connection\n")
+
+
+# ---- bodies
+
+
+def test_body_of_large_items() -> None:
+    """All of it is sent, though it has fewer items than a record has bytes."""
+    body = memoryview(array.array("I", range(20_000)))
+
+    def count(request: fcgi_app.Request) -> None:
+        size = len(request.stdin.read())
+        request.stdout.write(b"Content-Type: text/plain\n\n%d" % size)
+
+    with run_handler(count) as app:
+        assert int(app.post("/", body).text) == body.nbytes
+
+
+def test_body_of_text() -> None:
+    """The message says what to do."""
+    body: Any = "some text"
+    with pytest.raises(TypeError, match="not text: encode 'some text'"):
+        client.request("unix:/nowhere", {}, stdin=body)
 
 
 # ---- connections
@@ -214,6 +242,66 @@ def test_connect_says_whether_it_was_needed() -> None:
         other.server.close()
         with pytest.raises(FileNotFoundError):
             asking.connect()
+
+
+def test_answer_of_a_closed_connection() -> None:
+    """Closing it late does nothing to the connection that came after."""
+
+    def answer_much(request: fcgi_app.Request) -> None:
+        request.stdout.write(b"Content-Type: text/plain\n\n" + bytes(300_000))
+
+    with run_handler(answer_much) as app, app.client() as asking:
+        old = asking.stream(build_cgi_params())
+        asking.close()
+        with asking.stream(build_cgi_params()) as running:
+            old.close()
+            assert len(running.read()) == 300_000
+
+
+def ask_twice(folder: Path, method: str, last_words: bytes) -> client.Response:
+    """Ask one that closes a kept connection after ``last_words``, then serves again."""
+
+    def serve() -> None:
+        for answers in ([HEAD + b"1", last_words], [HEAD + b"2"]):
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # nobody has come a second time
+                return
+            with connection:
+                for each in answers:
+                    connection.recv(65536)
+                    is_head = each.startswith(HEAD)
+                    connection.sendall(build_answer(each) if is_head else each)
+
+    params = build_cgi_params(method=method)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/twice.sock")
+        listener.listen()
+        serving = threading.Thread(target=serve)
+        serving.start()
+        try:
+            with Client(f"{folder}/twice.sock", keep_conn=True) as asking:
+                assert asking.request(params).body == b"1"
+                return asking.request(params)
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            serving.join()
+
+
+def test_kept_connection_that_ends_while_it_is_used(tmp_path: Path) -> None:
+    """As a process does that is about to go: the request is sent to another one."""
+    assert ask_twice(tmp_path, "GET", b"").body == b"2"
+
+
+@pytest.mark.parametrize(
+    ("method", "last_words"), [("POST", b""), ("GET", b"\1"), ("LOCK", b"")]
+)
+def test_request_that_must_not_be_repeated(
+    tmp_path: Path, method: str, last_words: bytes
+) -> None:
+    """It may have had an effect, or an answer has begun."""
+    with pytest.raises(AnswerError, match="closed without END_REQUEST"):
+        ask_twice(tmp_path, method, last_words)
 
 
 def test_first_byte_and_text() -> None:

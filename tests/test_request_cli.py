@@ -279,7 +279,7 @@ def test_repeat_and_time(address: str) -> None:
         connect, first_byte, total = map(float, line.split()[1:])
         assert connect > 0
         assert 0 < first_byte <= total
-    assert lines[4] == "5 requests on 1 connections"
+    assert lines[4] == "5 requests on 1 connection"
 
 
 def test_new_connection(address: str) -> None:
@@ -380,6 +380,47 @@ def test_output_that_cannot_be_written(address: str, tmp_path: Path) -> None:
     done = run(address, "-o", f"{tmp_path}/no/file")
     assert done.returncode == 23
     assert b"/no/file: No such file or directory" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("closed", "words", "status", "stdout", "told"),
+    [
+        ("<&-", "/echo -d -", 2, b"", b"'--data': -: Bad file descriptor"),
+        (">&-", "/echo -d body", 23, b"", b"standard output: Bad file descriptor"),
+        ("2>&-", "/echo -d body --time", 0, b"body", b""),
+        ("2>&-", "/stderr", 0, None, b""),
+        ("2>&-", "/die", 52, b"", b""),
+    ],
+)
+def test_closed_streams(
+    mortal: str,
+    closed: str,
+    words: str,
+    status: int,
+    stdout: bytes | None,
+    told: bytes,
+) -> None:
+    """None of our files takes their place, and no message goes astray."""
+    command = f"exec {sys.executable} -m fcgi_app request {mortal} {words} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env={**os.environ, "PYTHONPATH": PACKAGE_PARENT},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=30,
+    )
+    assert done.returncode == status
+    assert stdout is None or done.stdout == stdout
+    assert told in done.stderr
+    assert bool(told) == bool(done.stderr)
+
+
+def test_fail_shows_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
+    """The text of a status is the application's, or its client's."""
+    with Scripted(tmp_path, build_answer(b"Status: 404 \x1b[31mRed\n\n")) as path:
+        done = run(path, "-f")
+    assert done.returncode == 22
+    assert done.stderr.endswith(b": HTTP status 404 \\x1b[31mRed\n")
 
 
 def test_output_that_does_not_block(address: str) -> None:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import fcgi_app
-from fcgi_app.client import AnswerError
+from fcgi_app.client import AnswerError, Body
 from fcgi_app.codec.constants import Role
 from fcgi_app.errors import AppLoadError, ConfigError, WorkerError
 from fcgi_app.testing import Application, Start, run_handler, run_script
@@ -179,6 +180,18 @@ def test_form(script: Path) -> None:
         text = app.request("/param?CONTENT_TYPE", form={"a": "1"}).text
         assert text == "application/x-www-form-urlencoded"
         assert app.request("/param?REQUEST_METHOD", form={}).text == "POST"
+        own = {"content-type": "application/x-www-form-urlencoded; charset=utf-8"}
+        text = app.request("/param?CONTENT_TYPE", form={"a": "1"}, headers=own).text
+        assert text == own["content-type"]
+        with pytest.raises(ConfigError, match="leaves no room for another body"):
+            app.post("/", b"body", form={"a": "1"})
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_length_of_a_body(script: Path, kind: Callable[[bytes], Body]) -> None:
+    """Bytes of any kind have their CONTENT_LENGTH."""
+    with run_script(script) as app:
+        assert app.post("/param?CONTENT_LENGTH", kind(b"four")).text == "4"
 
 
 def test_filter_role() -> None:

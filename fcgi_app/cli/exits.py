@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from ..errors import ConfigError, FcgiAppError, describe_error
@@ -13,6 +14,7 @@ __all__ = [
     "EXIT_USAGE",
     "fail",
     "report_error",
+    "working_directory",
 ]
 
 EXIT_ERROR = 1
@@ -28,6 +30,15 @@ def fail(error: FcgiAppError | OSError) -> int:
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR
 
 
+def working_directory() -> str:
+    """Return the current directory; an OSError says that it is what is missing."""
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "current directory") from None
+
+
 def report_error(message: str) -> None:
     """Print a message on standard error, if there is one."""
-    print(f"fcgi-app: error: {message}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # or print() would take standard output
+        print(f"fcgi-app: error: {message}", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from .._version import __version__
 from ..client import DEFAULT_TIMEOUT, Client, ExitStatus, build_cgi_params
 from ..client.cgiparams import header_param
 from ..codec.constants import Role
+from ..inherited import plug_standard_descriptors
 from .requesting import Asking, Content, Output, read_content
 
 __all__ = ["request"]
@@ -173,6 +174,7 @@ def request(
     The body of the answer goes to standard output, the application's standard error to
     standard error. The exit status is that of the application.
     """
+    plug_standard_descriptors()  # or a socket would become one of them
     if (filter_data is not None) != (_ROLES[role] is Role.FILTER):
         raise click.UsageError("--role filter and --filter-data belong together.")
     if data in ("-", "@-") and filter_data == "-":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
@@ -57,6 +58,8 @@ def read_content(path: str, stack: ExitStack) -> Content:
         OSError: it cannot be read.
     """
     if path == "-":
+        if sys.stdin is None:
+            raise _closed()
         content = sys.stdin.buffer.read()
         return Content(content, len(content))
     with ExitStack() as opened:
@@ -67,6 +70,11 @@ def read_content(path: str, stack: ExitStack) -> Content:
             return Content(file, status.st_size, int(status.st_mtime))
         content = file.read()
     return Content(content, len(content))
+
+
+def _closed() -> OSError:
+    """Give the error for a standard stream that was closed when we began."""
+    return OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 class WriteError(Exception):
@@ -94,6 +102,8 @@ class Output:
             WriteError: that is not possible.
         """
         try:
+            if self._descriptor == 1 and sys.stdout is None:
+                raise _closed()
             if self._descriptor < 0:
                 assert self._path is not None
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -159,7 +169,7 @@ class Asking:
         except _Failed as failure:
             statuses.append(failure.status)
         finally:
-            if timed:
+            if timed and sys.stderr is not None:
                 sys.stderr.write(format_times(times))
                 sys.stderr.flush()
         return next((status for status in statuses if status), 0)
@@ -168,7 +178,7 @@ class Asking:
         """Send the request, write the answer, and give the exit status it asks for."""
         try:
             started = monotonic()
-            connected = self._connect(started)
+            self._connect()
             with self.client.stream(
                 self.params,
                 stdin=self.body.again(),
@@ -184,19 +194,19 @@ class Asking:
         except (FcgiAppError, OSError) as error:
             fail(error)
             raise _Failed(exit_status_of_error(error)) from error
-        times.append(Times(connected, first, now))
+        connected = self.client.connected_at - started
+        times.append(Times(connected if connected >= 0 else None, first, now))
         return self._judge(answer)
 
-    def _connect(self, started: float) -> float | None:
-        """Connect if need be, and say how many seconds it took."""
+    def _connect(self) -> None:
+        """Connect if need be."""
         try:
-            made = self.client.connect()
+            self.client.connect()
         except TimeoutError:
             raise
         except OSError as error:
             fail(error)
             raise _Failed(ExitStatus.CANNOT_CONNECT) from error
-        return monotonic() - started if made else None
 
     def _write(self, answer: StreamedResponse) -> None:
         shown = not (self.fails and answer.status >= 400)
@@ -219,9 +229,10 @@ class Asking:
         if answer.protocol_status != ProtocolStatus.REQUEST_COMPLETE:
             report_error(f"{where}: refused: {_name_of(answer.protocol_status)}")
         elif self.fails and answer.status >= 400:
-            report_error(
-                f"{where}: HTTP status {answer.status} {answer.reason}".strip()
-            )
+            from ..status.render import plain  # not for every request
+
+            reason = plain(answer.reason)  # a terminal may obey what is in it
+            report_error(f"{where}: HTTP status {answer.status} {reason}".strip())
             status = ExitStatus.HTTP_ERROR
         return status
 
@@ -242,5 +253,6 @@ def _name_of(protocol_status: int) -> str:
 
 
 def _show_stderr(received: bytes) -> None:
-    sys.stderr.buffer.write(received)
-    sys.stderr.buffer.flush()
+    if sys.stderr is not None:
+        sys.stderr.buffer.write(received)
+        sys.stderr.buffer.flush()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from time import monotonic
 
 from .. import sockets
 from ..codec.constants import Role
@@ -11,12 +13,15 @@ from ..errors import CallSequenceError
 from .answer import AnswerError
 from .exchange import Exchange
 from .response import Response, StreamedResponse
-from .upload import Body, Params, Upload
+from .upload import Body, Params, Upload, encode_params
 
 __all__ = ["DEFAULT_TIMEOUT", "Client", "request"]
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds without any progress: nginx's fastcgi_read_timeout, httpd's Timeout."""
+
+_IDEMPOTENT = frozenset((b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"TRACE"))
+"""Methods of requests that may be sent again (RFC 9110 §9.2.2)."""
 
 
 def request(
@@ -60,8 +65,14 @@ class Client:
     Args:
         address: of the application, as `fcgi_app.sockets.connect` takes it.
         keep_conn: ask the application to keep the connection (§5.1) and use it for
-            the next request. One that it closed in the meantime is replaced.
+            the next request. One that it closed in the meantime is replaced. If that
+            is seen only after a request was sent, this is sent once more, provided
+            that its method is idempotent, and that its bodies are bytes.
         timeout: seconds without progress; None waits for ever.
+
+    Attributes:
+        connected_at: when the last connection was made, in seconds of
+            `time.monotonic`; 0 before the first.
     """
 
     def __init__(
@@ -74,6 +85,7 @@ class Client:
         self.address = address
         self.keep_conn = keep_conn
         self.timeout = timeout
+        self.connected_at = 0.0
         self._socket: socket.socket | None = None
         self._busy = False
         self._kept = False
@@ -113,6 +125,7 @@ class Client:
                 # A body follows the params in segments of its own.
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket = connection
+            self.connected_at = monotonic()
         return made
 
     def request(
@@ -151,14 +164,26 @@ class Client:
         Raises:
             CallSequenceError: the answer before has neither ended nor been closed.
         """
-        upload = Upload.of_request(role, params, stdin, data, keep_conn=self.keep_conn)
-        exchange = self._begin(upload, on_stderr)
-        try:
-            head = exchange.read_head()
-        except BaseException:
-            self.close()
-            raise
-        return StreamedResponse(head, exchange, self._release)
+        if not isinstance(params, Mapping):
+            params = list(params)
+        while True:
+            keep = self.keep_conn
+            upload = Upload.of_request(role, params, stdin, data, keep_conn=keep)
+            exchange = self._begin(upload, on_stderr)
+            used_before = self._kept
+            try:
+                head = exchange.read_head()
+            except BaseException as error:
+                self.close()
+                # It was about to be closed when we used it: nginx and curl go on, too.
+                lost = isinstance(error, AnswerError) and error.cut_off
+                if not (used_before and lost and not exchange.answered):
+                    raise
+                if not _is_repeatable(params, stdin, data):
+                    raise
+            else:
+                release = partial(self._release, self._socket)
+                return StreamedResponse(head, exchange, release)
 
     def get_values(self, *names: bytes) -> dict[bytes, bytes]:
         """Ask the application for its limits (GET_VALUES, §4.1).
@@ -176,7 +201,7 @@ class Client:
         except BaseException:
             self.close()
             raise
-        self._release(exchange.reusable)
+        self._release(self._socket, exchange.reusable)
         return exchange.answer.values
 
     def _begin(
@@ -209,8 +234,19 @@ class Client:
         if surplus:
             raise AnswerError(f"{self.address}: {surplus!r} came after END_REQUEST")
 
-    def _release(self, reusable: bool) -> None:
+    def _release(self, connection: socket.socket | None, reusable: bool) -> None:
+        """Be done with an answer."""
+        if connection is not self._socket:
+            return  # it was closed under the answer; this one is another's
         self._busy = False
         self._kept = self.keep_conn and reusable
         if not self._kept:
             self.close()
+
+
+def _is_repeatable(params: Params, stdin: Body, data: Body | None) -> bool:
+    """Whether a request can, and may, be sent a second time."""
+    methods = {v for name, v in encode_params(params) if name == b"REQUEST_METHOD"}
+    bodies = (stdin, b"" if data is None else data)
+    kept = all(isinstance(body, (bytes, bytearray, memoryview)) for body in bodies)
+    return kept and bool(methods) and methods <= _IDEMPOTENT

@@ -29,6 +29,7 @@ class Exchange:
     Attributes:
         head: bytes of the response head; empty until it is complete.
         stderr: FCGI_STDERR so far, unless ``on_stderr`` takes it.
+        answered: whether anything has come, of whatever kind.
         first_byte_at: when the first byte of the output came, or the end without
             any, in seconds of `time.monotonic`; 0 before.
     """
@@ -47,6 +48,7 @@ class Exchange:
         self.answer = Answer()
         self.head = b""
         self.stderr = b""
+        self.answered = False
         self.first_byte_at = 0.0
         self._socket = connection
         self._timeout = timeout
@@ -139,6 +141,7 @@ class Exchange:
             raise self._cut_off(reason) from error
         if not received:
             raise self._cut_off("the connection was closed without END_REQUEST")
+        self.answered = True
         try:
             self.answer.feed(received)
         except RemoteProtocolError as error:

@@ -13,7 +13,7 @@ MAX_HEAD = 65536
 """Bytes of a response head: eight times httpd's LimitRequestFieldSize."""
 
 _END = re.compile(rb"\r?\n\r?\n")
-_HEADER_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:[ \t]*(.*?)[ \t]*")
+_HEADER_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:(.*)")
 _STATUS = re.compile(r"([1-9][0-9][0-9])(?:[ \t]+(.*))?")
 _STATUS_LINE = re.compile(r"HTTP/[0-9.]+[ \t]+(.*)")
 
@@ -79,7 +79,8 @@ def _parse_header_line(line: str) -> tuple[str, str]:
     match = _HEADER_LINE.fullmatch(line)
     if match is None or "\0" in line or "\r" in line:
         raise RemoteProtocolError(f"{line[:100]!r} is not a response header line")
-    return match[1], match[2]
+    # A pattern would take quadratic time for white space within a long value.
+    return match[1], match[2].strip(" \t")
 
 
 def find_head_end(output: bytearray, start: int = 0) -> int | None:

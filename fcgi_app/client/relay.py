@@ -109,15 +109,17 @@ class Outflow:
         except OSError as error:
             raise OutputLost(error) from error
 
-    def write(self, most: int) -> None:
-        """Write up to ``most`` bytes, once.
+    def write(self) -> None:
+        """Write some, once, to a descriptor that is ready for it.
 
         Raises:
             OutputLost: nobody reads them, or they cannot be written.
         """
         self._piece = self._piece or self._waiting.take(_PIECE)
         try:
-            written = os.write(self.descriptor, self._piece[:most])
+            # A blocking pipe takes so much without waiting, and no byte more is safe:
+            # nobody would look at the body, at the application and at the clock.
+            written = os.write(self.descriptor, self._piece[: select.PIPE_BUF])
         except BlockingIOError:
             return
         except OSError as error:
@@ -180,7 +182,7 @@ class Relay(Exchange):
         unwanted = self.upload.given_up and not self._source.ended
         if awaited is not None or unwanted:
             poller.register(self._source, select.POLLIN)
-        ready = flow(poller, self._stdout, self._stderr, self._source, self._timeout)
+        ready = flow(poller, self._stdout, self._stderr, self._timeout)
         if ready is None:
             message = f"{self.address}: nothing moved for {self._timeout:g} seconds"
             raise TimeoutError(message)
@@ -196,7 +198,6 @@ def flow(
     poller: select.poll,
     stdout: Outflow,
     stderr: Outflow,
-    source: DescriptorSource,
     timeout: float | None,
 ) -> dict[int, int] | None:
     """Wait with ``poller`` until something can move, and write what can be written.
@@ -216,13 +217,11 @@ def flow(
     ready = dict(poller.poll(None if timeout is None else timeout * 1000))
     if not ready:
         return None
-    # A blocking pipe takes so much at once without waiting, and no byte more is safe.
-    most = _PIECE if source.ended else select.PIPE_BUF
     for descriptor, outflow in outflows.items():
         if ready.get(descriptor):
             if outflow.size:
                 try:
-                    outflow.write(most)
+                    outflow.write()
                 except OutputLost:
                     if outflow is stdout:
                         raise
@@ -232,13 +231,24 @@ def flow(
     return ready
 
 
-def drain(stdout: Outflow, stderr: Outflow, source: DescriptorSource) -> None:
+def drain(
+    stdout: Outflow,
+    stderr: Outflow,
+    source: DescriptorSource,
+    timeout: float | None,
+) -> None:
     """Write what waits, and read the rest of the body, within the linger times.
 
     A web server that finds nobody reading the body forgets the answer (mod_cgid).
 
+    Args:
+        stdout: the output; so is the next one.
+        stderr: of what is in it, nothing more is written if nobody reads it.
+        source: the body.
+        timeout: seconds in which some of the output must move; None: no limit.
+
     Raises:
-        OutputLost: the output cannot be written.
+        OutputLost: the output cannot be written, or nobody reads it.
     """
     until = monotonic() + LINGER
     while True:
@@ -248,7 +258,13 @@ def drain(stdout: Outflow, stderr: Outflow, source: DescriptorSource) -> None:
         poller = select.poll()
         if lingering:
             poller.register(source, select.POLLIN)
-        if flow(poller, stdout, stderr, source, LINGER_IDLE) is None and lingering:
-            source.ended = True  # it is silent
+        limit = LINGER_IDLE if lingering else timeout
+        if flow(poller, stdout, stderr, limit) is not None:
+            if lingering:
+                source.read_some()
         elif lingering:
-            source.read_some()
+            source.ended = True  # it is silent
+        elif stdout.size:
+            raise OutputLost(TimeoutError(f"nobody has read it for {limit:g} seconds"))
+        else:
+            stderr.drop()

@@ -43,7 +43,8 @@ def format_times(times: Sequence[Times]) -> str:
     else:
         for name, choose in (("min", min), ("median", _median), ("max", max)):
             lines.append(_line(name, [_shown(column, choose) for column in columns]))
-        lines.append(f"{len(times)} requests on {len(connects)} connections\n")
+        plural = "" if len(connects) == 1 else "s"
+        lines.append(f"{len(times)} requests on {len(connects)} connection{plural}\n")
     return "".join(lines)
 
 

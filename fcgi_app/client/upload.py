@@ -15,7 +15,7 @@ from ..codec.records import (
     build_stream,
 )
 
-__all__ = ["REQUEST_ID", "Body", "BodySource", "Params", "Upload"]
+__all__ = ["REQUEST_ID", "Body", "BodySource", "Params", "Upload", "encode_params"]
 
 REQUEST_ID = 1
 """The only id in use, as with httpd, nginx and lighttpd."""
@@ -74,13 +74,17 @@ def _source(body: Body) -> BodySource:
         view = memoryview(body).cast("B")
         starts = range(0, len(view), _PIECE)
         return _Pieces(bytes(view[start : start + _PIECE]) for start in starts)
+    if isinstance(body, str):
+        raise TypeError(f"a body is bytes, not text: encode {body[:30]!r}")
     if isinstance(body, _Readable):
         return _Pieces(iter(lambda: body.read(_PIECE), b""))
     return _Pieces(body)
 
 
 def _is_short(body: Body) -> bool:
-    return isinstance(body, (bytes, bytearray, memoryview)) and len(body) <= _PIECE
+    if not isinstance(body, (bytes, bytearray, memoryview)):
+        return False
+    return memoryview(body).nbytes <= _PIECE
 
 
 class Upload:
@@ -109,7 +113,7 @@ class Upload:
         """Make the upload of a request; see `fcgi_app.client.request`."""
         upload = cls(
             build_begin_request(REQUEST_ID, role, keep_conn=keep_conn)
-            + _stream(RecordType.PARAMS, build_params(_encoded(params)))
+            + _stream(RecordType.PARAMS, build_params(encode_params(params)))
         )
         if role != Role.AUTHORIZER or not isinstance(stdin, bytes) or stdin:
             upload._add(RecordType.STDIN, stdin)
@@ -172,7 +176,8 @@ def _stream(kind: RecordType, content: bytes) -> bytes:
     return build_stream(kind, REQUEST_ID, content, end=True)
 
 
-def _encoded(params: Params) -> Iterator[tuple[bytes, bytes]]:
+def encode_params(params: Params) -> Iterator[tuple[bytes, bytes]]:
+    """Give the params as bytes, in their order."""
     pairs: Iterable[tuple[str | bytes, str | bytes]]
     pairs = params.items() if isinstance(params, Mapping) else params
     for name, value in pairs:

@@ -17,12 +17,14 @@ from time import monotonic, sleep
 
 from .. import sockets
 from ..addresses import AddressKind, parse_address
-from ..errors import ConfigError, WorkerError
+from ..errors import WorkerError
 
 __all__ = ["PoolOnDemand"]
 
 _NOBODY = (errno.ENOENT, errno.ECONNREFUSED)
 """What connect(2) says where nobody listens: no file, or nobody behind it."""
+_LOCKS = "/tmp"
+"""Where the lock is for an address without a directory of its own."""
 _TICK = 0.02
 """Seconds between two looks at a lock that somebody else holds: flock(2) knows no
 limit of time."""
@@ -118,16 +120,21 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _lock_path(address: str) -> str:
-    """Give the path of a file that all have in common who need this address."""
+    """Give the path of a file that all have in common who need this address.
+
+    Raises:
+        PermissionError: somebody else was faster to make its directory.
+    """
     where = parse_address(address)
     if where.kind is AddressKind.UNIX:
         return os.path.abspath(where.name) + ".lock"
-    folder = f"/tmp/fcgi-app-{os.geteuid()}"
+    folder = f"{_LOCKS}/fcgi-app-{os.geteuid()}"
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
     status = os.lstat(folder)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise ConfigError("lock", folder, "must be a directory of this user")
+        reason = "is for the lock, and is no directory of this user"
+        raise PermissionError(errno.EPERM, reason, folder)
     name = "".join(c if c.isalnum() or c in "._-" else "_" for c in where.name)
     return f"{folder}/{where.kind.value}-{name[:200]}-{where.number}.lock"
 

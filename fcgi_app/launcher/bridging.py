@@ -57,7 +57,7 @@ class Bridge:
         stdout, stderr = Outflow(1), Outflow(2)
         try:
             status = self._serve(environ, source, stdout, stderr)
-            drain(stdout, stderr, source)
+            drain(stdout, stderr, source, self.timeout)
         except OutputLost as lost:
             if lost.gone:
                 return 128 + signal.SIGPIPE

@@ -26,7 +26,7 @@ from .. import following
 from ..calling import Handler
 from ..client import AnswerError, Body, Client, Response, build_cgi_params, request
 from ..codec.constants import Role
-from ..errors import WorkerError
+from ..errors import ConfigError, WorkerError
 from ..launcher.command import find_pool_command
 from ..launcher.dev.script import script_environment
 from ..launcher.workers import Worker, spawn, stop
@@ -92,7 +92,8 @@ class Application:
             uri: path and query, or a whole URL.
             method: REQUEST_METHOD.
             headers: of the request; they become ``HTTP_*`` and CONTENT_TYPE.
-            form: fields of a form: makes the body, its type, and a POST of a GET.
+            form: fields of a form: makes the body, a POST of a GET, and the type
+                if ``headers`` have none.
             body: of the request. CONTENT_LENGTH is sent if it is bytes.
             params: more params, in place of those that the arguments above make.
             mount: SCRIPT_NAME, which the path of the URI begins with; the rest of the
@@ -106,16 +107,22 @@ class Application:
             AnswerError: the answer is malformed or cut off.
             TimeoutError: the application does not go on.
             OSError: it cannot be reached.
-            ConfigError: the URI or a header is malformed.
+            ConfigError: the URI or a header is malformed, or there is a body besides
+                the form.
         """
         given = list(headers.items() if isinstance(headers, Mapping) else headers)
         if form is not None:
             from urllib.parse import urlencode
 
+            if body != b"":
+                raise ConfigError("form", form, "leaves no room for another body")
             body = urlencode(form).encode()
-            given.append(("Content-Type", "application/x-www-form-urlencoded"))
+            if not any(name.lower() == "content-type" for name, _ in given):
+                given.append(("Content-Type", "application/x-www-form-urlencoded"))
             method = "POST" if method == "GET" else method
-        length = len(body) if isinstance(body, bytes) else None
+        length = 0
+        if isinstance(body, (bytes, bytearray, memoryview)):
+            length = memoryview(body).nbytes
         variables = build_cgi_params(
             uri,
             method=method,
