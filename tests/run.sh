@@ -8,7 +8,7 @@ Without pytest arguments: installs the web servers that are missing, builds the 
 looks at the source (ruff, mypy, import-linter, mandoc), tries the quick start, and runs
 the test suite against the installed wheel: all of it on python3, and on every other
 Python 3.10 to 3.13 that is found the part that needs no real web server and is not
-marked slow. The others run two at a time, and each shows what it has to say when it is
+marked slow. The others run side by side, and each shows what it has to say when it is
 done.
 
 With pytest arguments: only those tests, only on python3, such as
@@ -253,15 +253,15 @@ another_python() {
     echo "$summary" >"$envs/$1.summary"
 }
 
-# other_pythons VERSION...: two at a time. Not by "&": what a shell starts in this way
-# ignores Ctrl-C.
+# other_pythons VERSION...: side by side, for they wait more than they compute. Not by
+# "&": what a shell starts in this way ignores Ctrl-C.
 other_pythons() {
-    printf '\n== tests on Python %s, two at a time\n' "$(echo "$*" | sed 's/ /, /g')"
+    printf '\n== tests on Python %s, side by side\n' "$(echo "$*" | sed 's/ /, /g')"
     for version; do rm -f "$envs/$version.summary"; done
     options=
     [ "$all_servers" = no ] || options=--all-servers
     # shellcheck disable=SC2086  # none or one
-    printf '%s\n' "$@" | xargs -n 1 -P 2 sh tests/run.sh $options --another
+    printf '%s\n' "$@" | xargs -n 1 -P 3 sh tests/run.sh $options --another
     for version; do
         if [ -e "$envs/$version.summary" ]; then
             summary="$summary$(cat "$envs/$version.summary")"
