@@ -161,6 +161,13 @@ def test_paths_are_completed_by_the_shell(option: str, kind: str) -> None:
     assert offered(f"fcgi-app start --{option} sr", 3) == [(kind, "sr")]
 
 
+@pytest.mark.parametrize("command", ["status", "reload", "stop", "scale"])
+@pytest.mark.parametrize("option", ["config", "control"])
+def test_paths_of_a_supervisor_are_files(command: str, option: str) -> None:
+    """They are what is typed most often."""
+    assert offered(f"fcgi-app {command} --{option} sr", 3) == [("file", "sr")]
+
+
 @pytest.mark.parametrize(
     ("metavar", "word", "found"),
     [

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,22 +129,39 @@ def test_ask_to_stop_waits_for_the_end_of_the_process(tmp_path: Path) -> None:
         child.communicate(timeout=TIMEOUT)
 
 
+@pytest.mark.parametrize("found", [{}, {"status": {}}, {"status": {"pools": 3}}])
+def test_status_of_another_version(found: dict[str, Any], tmp_path: Path) -> None:
+    """A supervisor that was started before an upgrade may tell less."""
+    done = run_against({"ok": True, **found}, "status", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("fcgi-app: error: the answer cannot be read: ")
+
+
 def test_error_is_shown_without_what_a_terminal_obeys(tmp_path: Path) -> None:
     """Lines stay lines; a worker may have printed anything."""
-    path = str(tmp_path / "s")
-    content = json.dumps({"ok": False, "error": "one\x1b[2J\ntwo"}).encode() + b"\n"
+    answer = {"ok": False, "error": "one\x1b[2J\ntwo"}
+    done = run_against(answer, "reload", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith("one\\x1b[2J\ntwo\n")
+
+
+def run_against(
+    answer: dict[str, Any], command: str, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that gets this answer from somebody in a supervisor's place."""
+    path = str(folder / "s")
+    content = json.dumps(answer).encode() + b"\n"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
         thread = threading.Thread(target=answer_once, args=(listener, content))
         thread.start()
         done = subprocess.run(
-            [sys.executable, "-m", "fcgi_app", "reload", "--control", path],
+            [sys.executable, "-m", "fcgi_app", command, "--control", path],
             env=environment(),
             capture_output=True,
             text=True,
             timeout=TIMEOUT,
         )
         thread.join()
-    assert done.returncode == 1
-    assert done.stderr.endswith("one\\x1b[2J\ntwo\n")
+    return done

@@ -374,10 +374,8 @@ def test_scale_changes_the_number_of_workers() -> None:
     with started("--workers", "1") as pool:
         for word, number in (("+2", 3), ("-1", 2), ("4", 4), ("1", 1)):
             done = control(pool, "scale", word)
-            assert (done.returncode, done.stdout) == (
-                0,
-                f"pool main: {number} workers\n",
-            )
+            shown = f"{number} worker{'s' if number > 1 else ''}"
+            assert (done.returncode, done.stdout) == (0, f"pool main: {shown}\n")
             pool.wait_for_workers(number)
         assert status(pool)["pools"][0]["most"] == 1
 

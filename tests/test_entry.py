@@ -132,6 +132,38 @@ def test_error_of_the_child() -> None:
 
 
 @pytest.mark.slow
+def test_nobody_reads_the_help() -> None:
+    """As with ``fcgi-app start --help | head -1``: it ends, and says nothing of it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*WORDS, "--help"],
+        env=environment(),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=TIMEOUT,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--bind", "@x", "true"], ["--check-config"]])
+def test_directory_that_is_gone(words: list[str], tmp_path: Path) -> None:
+    """The message says which one: a deployment may have replaced it."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+
+    def set_up() -> None:
+        os.chdir(folder)
+        folder.rmdir()
+
+    done = run(*words, preexec_fn=set_up)
+    message = "fcgi-app: error: current directory: No such file or directory\n"
+    assert (done.returncode, done.stderr) == (1, message)
+
+
+@pytest.mark.slow
 def test_no_descriptor_at_all() -> None:
     """Closed standard descriptors do not get in the way."""
     done = run("--no-such-option", preexec_fn=lambda: os.closerange(0, 3))

@@ -357,7 +357,7 @@ def test_pid_file_of_a_living_process(folder: Path) -> None:
         (
             ["--bind", "@x", "--rlimit", "core", "true"],
             2,
-            "--rlimit: ('core',): must be",
+            "--rlimit: 'core': must be",
         ),
         (
             ["--bind", "@x", "--user", "no such", "true"],

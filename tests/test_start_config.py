@@ -193,6 +193,13 @@ def test_false_on_the_command_line_beats_the_file(tmp_path: Path) -> None:
     assert not parse(tmp_path, toml, {PREFIX + "DAEMON": "off"}).daemon
 
 
+def test_fraction_without_a_digit_before_the_point(tmp_path: Path) -> None:
+    """It is how many people write it; TOML alone wants the zero."""
+    assert parse_pool(tmp_path, jitter=".25").jitter == 0.25
+    with pytest.raises(ConfigError, match=r"^--jitter: '\.': must be a number"):
+        parse_pool(tmp_path, jitter=".")
+
+
 def test_max_spare_follows_min_spare(tmp_path: Path) -> None:
     """Who says only how many always run need not say it twice."""
     pool = parse_pool(tmp_path, 'manager = "dynamic"\nworkers = 9\nmin_spare = 4')

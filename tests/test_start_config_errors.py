@@ -153,8 +153,9 @@ def test_file_that_is_missing(tmp_path: Path) -> None:
 
 BAD_VARIABLES = {
     "WORKERS": ("three", "FCGI_APP_START_WORKERS: 'three': must be a whole number"),
-    "WORKER": ("3", "FCGI_APP_START_WORKER: '3': no such key, did you mean FCGI_APP_"),
-    "workers": ("3", "FCGI_APP_START_workers: '3': no such key"),
+    "WORKER": ("3", "'3': no such key, did you mean FCGI_APP_START_WORKERS\\?"),
+    "workers": ("3", "FCGI_APP_START_workers: '3': no such key, did you mean FCGI_"),
+    "FOO": ("3", r"FCGI_APP_START_FOO: '3': no such key \(there are FCGI_APP_START_"),
     "JITTER": ("nan", "must be a number from 0 to 1"),
     "BACKLOG": ("1_000", "must be a whole number"),
     "STOP_TIMEOUT": ("1e3", "must be a number of seconds"),
@@ -185,7 +186,10 @@ def test_bad_web_concurrency(tmp_path: Path) -> None:
     [
         ({"workers": "x"}, "^--workers: 'x': must be a whole number"),
         ({"workers": "9" * 5000}, "^--workers: .*: must be"),
-        ({"rlimits": ("core",)}, "^--rlimit: .*'core'.*: must be NAME="),
+        ({"rlimits": ("core",)}, "^--rlimit: 'core': must be NAME="),
+        ({"rlimits": ("x=1", "core=0")}, "^--rlimit: 'x core': 'x' is no limit"),
+        ({"env": ("A=secret", "B\0=1")}, "^--env: 'A B.*': 'B.*' is no NAME=VALUE"),
+        ({"bind": ("@x", "@x")}, "^--bind: '@x @x': '@x' is there twice"),
         ({"bind": ("x",)}, "^--bind: 'x': has no port"),
         ({"min_spare": "1"}, "^--min-spare: 1: is only for the manager dynamic"),
         ({"idle_timeout": "1"}, "is only for the manager dynamic or ondemand"),
@@ -223,6 +227,16 @@ def test_service_takes_absolute_paths(attribute: str, value: str) -> None:
     pool = PoolConfig(bind=("@x",), command=("/prog",))
     with pytest.raises(ConfigError, match=attribute):
         ServiceConfig(pools=(pool,), **{attribute: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("words", [{}, {"status_listen": "unix:/run/ctl"}])
+def test_control_socket_has_an_address_of_its_own(words: dict[str, str]) -> None:
+    """Not that of a pool, nor that of the status service."""
+    bind = "@x" if words else "unix:/run/ctl"
+    pool = PoolConfig(name="site", bind=(bind,), command=("/prog",))
+    owner = "status" if words else "site"
+    with pytest.raises(ConfigError, match=f"^control: .*: the pool {owner} has"):
+        ServiceConfig(pools=(pool,), control="/run/ctl", **words)  # type: ignore[arg-type]
 
 
 def test_service_needs_pools_of_different_names() -> None:

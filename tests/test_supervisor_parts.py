@@ -202,6 +202,38 @@ def test_pid_file_of_somebody_else_stays(tmp_path: Path) -> None:
     assert path.read_text() == "other\n"
 
 
+@pytest.mark.parametrize("content", [b"#!/bin/sh\n", b"1" * 21, b"12 34\n"])
+def test_pid_file_is_no_other_file(content: bytes, tmp_path: Path) -> None:
+    """A file that somebody has named by mistake stays as it is."""
+    path = tmp_path / "script"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="no process id in it is in the way"):
+        PidFile(str(path))
+    assert path.read_bytes() == content
+
+
+def test_pid_file_is_no_device(tmp_path: Path) -> None:
+    """Neither is it removed, nor does a FIFO hold anybody up."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        PidFile(str(path))
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        PidFile(os.devnull)
+    assert path.is_fifo()
+    assert Path(os.devnull).is_char_device()
+
+
+@pytest.mark.parametrize("content", [b"", b"4711", b" 4711\n"])
+def test_pid_file_that_was_left_is_taken(content: bytes, tmp_path: Path) -> None:
+    """One of a process that was killed, by whichever program."""
+    path = tmp_path / "pid"
+    path.write_bytes(content)
+    held = PidFile(str(path))
+    assert path.read_text() == f"{os.getpid()}\n"
+    held.remove()
+
+
 def test_pid_file_without_directory(tmp_path: Path) -> None:
     """The system's error names the path."""
     with pytest.raises(FileNotFoundError) as caught:

@@ -11,7 +11,8 @@ import click
 
 from ..launcher.asking import ask, find_control
 from ..status.render import plain
-from .exits import EXIT_ERROR, report_error
+from .exits import EXIT_ERROR, report_error, working_directory
+from .words import offer_files
 
 __all__ = ["ask_supervisor", "fail_with", "reload", "scale", "stop", "where_options"]
 
@@ -27,11 +28,13 @@ def where_options(command: _Command) -> _Command:
         click.option(
             "--config",
             metavar="FILE",
+            shell_complete=offer_files,
             help="The file of the supervisor, which names its control socket.",
         ),
         click.option(
             "--control",
             metavar="PATH",
+            shell_complete=offer_files,
             help="Control socket of the supervisor; by default FCGI_APP_START_CONTROL, "
             "or what the file says.",
         ),
@@ -56,7 +59,7 @@ def ask_supervisor(
     timeout: float | None = SHORT_SECONDS,
 ) -> dict[str, Any]:
     """Find the supervisor and ask it; raises as `find_control` and `ask`."""
-    path = find_control(control, config, os.environ, os.getcwd())
+    path = find_control(control, config, os.environ, working_directory())
     return ask(path, question, timeout=timeout)
 
 
@@ -126,7 +129,8 @@ def scale(
     answer = ask_supervisor(control, config, question)
     if not answer["ok"]:
         return fail_with(answer["error"])
-    click.echo(f"pool {answer['pool']}: {answer['workers']} workers")
+    workers = "worker" if answer["workers"] == 1 else "workers"
+    click.echo(plain(f"pool {answer['pool']}: {answer['workers']} {workers}"))
     return 0
 
 

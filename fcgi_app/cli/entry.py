@@ -108,7 +108,10 @@ def _read_options(words: Sequence[str]) -> dict[str, Any]:
         told["flags"] = dict(flags)
         return 0
 
-    told["status"] = run(words, take)
+    try:
+        told["status"] = run(words, take)
+    except SystemExit as end:  # click's, when nobody reads what it shows any more
+        told["status"] = end.code
     return told
 
 

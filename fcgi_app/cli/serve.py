@@ -23,7 +23,7 @@ from ..launcher.pool import ServiceConfig
 from ..launcher.relay import Outlet
 from ..launcher.supervisor import Supervisor
 from ..sockets import plug_standard_descriptors
-from .exits import EXIT_COMMAND, EXIT_SIGNAL, report_error
+from .exits import EXIT_COMMAND, EXIT_SIGNAL, report_error, working_directory
 
 __all__ = ["serve"]
 
@@ -38,7 +38,7 @@ def serve(flags: Mapping[str, Any]) -> int:
         ConfigError: a setting is not usable.
         OSError: the system refuses something.
     """
-    loader = ConfigLoader(flags, os.environ.copy(), os.getcwd())
+    loader = ConfigLoader(flags, os.environ.copy(), working_directory())
     try:
         return _serve(loader.load(), loader.load)
     except (AppLoadError, WorkerError) as error:
@@ -49,7 +49,7 @@ def serve(flags: Mapping[str, Any]) -> int:
 def _serve(service: ServiceConfig, load: Callable[[], ServiceConfig]) -> int:
     plug_standard_descriptors()
     tell_ready: Callable[[], object] = lambda: None  # noqa: E731 - of two kinds
-    directory = os.getcwd()
+    directory = working_directory()
     executed_again = is_executed_again()
     if service.daemon:  # nothing new after SIGUSR2
         forked = fork_daemon()

@@ -10,7 +10,7 @@ import click
 from ..errors import AppLoadError
 from ..launcher.config import ConfigLoader, format_config
 from ..launcher.pool import PREFIX
-from .exits import EXIT_COMMAND, report_error
+from .exits import EXIT_COMMAND, report_error, working_directory
 from .main import Take
 from .startoptions import add_options
 from .words import offer_files
@@ -60,7 +60,7 @@ def start(
             take = serve
         return take(flags)
     try:
-        service = ConfigLoader(flags, os.environ.copy(), os.getcwd()).load()
+        service = ConfigLoader(flags, os.environ.copy(), working_directory()).load()
     except AppLoadError as error:
         report_error(str(error))
         return EXIT_COMMAND

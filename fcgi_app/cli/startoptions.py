@@ -104,7 +104,9 @@ _OPTIONS = (
     _option("ping_path", "PATH", "Answer requests with this SCRIPT_NAME with 'pong'."),
     _option("access_log", "FILE", "Append a line for each request to this file."),
     _option(
-        "access_format", "FORMAT", "Of these lines: common, json, or directives as %r."
+        "access_format",
+        "FORMAT",
+        "Of these lines: common, combined, json, or directives as %r.",
     ),
     _option("backlog", "NUMBER", "Connections that wait for a process."),
     _option(

@@ -44,7 +44,11 @@ def status(
             answer = ask_supervisor(control, config, {"command": "status"})
             if not answer["ok"]:
                 return fail_with(answer["error"])
-            _show(answer["status"], before, as_json=as_json, again=watch)
+            try:
+                _show(answer["status"], before, as_json=as_json, again=watch)
+            except (LookupError, TypeError, AttributeError):
+                reason = "the supervisor is of another version, perhaps"
+                return fail_with(f"the answer cannot be read: {reason}")
             if not watch:
                 return 0
             before = answer["status"]

@@ -148,8 +148,8 @@ class ConfigLoader:
                 continue
             name = variable.removeprefix(PREFIX).lower()
             if name not in _KEYS or variable != PREFIX + name.upper():
-                variables = [PREFIX + key.upper() for key in ("config", *_KEYS)]
-                raise _unknown(variable, text, variable, variables)
+                names = ["config", *_KEYS]
+                raise _unknown(variable, text, name, names, _variable_of)
             if text:  # empty is how many tools unset
                 layer[name] = self._read_variable(name, variable, text)
         text = self.environ.get(_COMMON_WORKERS, "")
@@ -288,7 +288,8 @@ def _parse(
     try:
         value = parse(raw)
     except ValueError as error:
-        raise ConfigError(where(), raw, str(error)) from None
+        shown = " ".join(raw) if isinstance(raw, tuple) else raw  # as it was typed
+        raise ConfigError(where(), shown, str(error)) from None
     if name in _PATH_KEYS and value:
         value = os.path.join(base, value)
     elif name == "bind":
@@ -334,12 +335,23 @@ def _naming(layer: _Layer, whose: str) -> Iterator[None]:
         raise ConfigError(where, error.value, error.reason) from None
 
 
-def _unknown(where: str, value: object, name: str, names: list[str]) -> ConfigError:
+def _variable_of(key: str) -> str:
+    return PREFIX + key.upper()
+
+
+def _unknown(
+    where: str,
+    value: object,
+    name: str,
+    names: list[str],
+    write: Callable[[str], str] = str,
+) -> ConfigError:
+    """Say that there is no key ``name``; ``write`` turns keys into what is meant."""
     from difflib import get_close_matches
 
     near = get_close_matches(name, names, n=1)
-    hint = f", did you mean {near[0]}?" if near else ""
-    reason = f"no such key{hint} (there are {', '.join(names)})"
+    hint = f", did you mean {write(near[0])}?" if near else ""
+    reason = f"no such key{hint} (there are {', '.join(map(write, names))})"
     return ConfigError(where, value, reason)
 
 

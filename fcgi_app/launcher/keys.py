@@ -87,7 +87,7 @@ def _number(kind: type[int] | type[float], accepts: str) -> Key:
 
     def from_text(text: str) -> float:
         # int() and float() would take 1_000, and float() nan.
-        if re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?", text.strip()):
+        if re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)", text.strip()):
             try:
                 return kind(text)
             except ValueError:  # 1.5 for a whole number, or 5000 digits

@@ -176,7 +176,7 @@ class PoolConfig:
             if check is not None and value is not None:
                 reason = check(value)
                 if reason:
-                    raise ConfigError(field.name, value, reason)
+                    raise ConfigError(field.name, _shown(value), reason)
         self._check_together()
 
     def _check_together(self) -> None:
@@ -221,7 +221,7 @@ class ServiceConfig:
 
     Raises:
         ConfigError: two pools have the same name or address, or there is none; or a
-            path or address is none.
+            path or address is none, or the control socket has the address of a pool.
     """
 
     pools: tuple[PoolConfig, ...]
@@ -262,9 +262,22 @@ class ServiceConfig:
             if address in owners and _is_fixed(self.status_listen):
                 reason = f"the pool {owners[address]} has the same address"
                 raise ConfigError("status_listen", self.status_listen, reason)
+            owners[address] = STATUS_POOL
+        if self.control is not None:
+            address = _parse_listening("control", f"unix:{self.control}")
+            if address in owners:
+                reason = f"the pool {owners[address]} has the same address"
+                raise ConfigError("control", self.control, reason)
 
 
 # ---- one value: each check returns what is wrong, or "" -----------------------
+
+
+def _shown(value: object) -> object:
+    """Return a value for a message; of pairs the names, as the rest may be secret."""
+    if not isinstance(value, tuple):
+        return value
+    return " ".join(each if isinstance(each, str) else each[0] for each in value)
 
 
 def _has_file(address: str) -> bool:
