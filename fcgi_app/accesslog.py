@@ -180,7 +180,8 @@ class AccessLog:
 
 
 def _open(path: str) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+    # Not a FIFO whose reader is waited for.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
     return os.open(path, flags, 0o644)
 
 
@@ -235,7 +236,7 @@ def parse_format(format: str) -> Callable[[Entry], bytes]:
     pieces: list[bytes | _Field] = []
     at = 0
     while (percent := text.find("%", at)) >= 0:
-        pieces.append(text[at:percent].encode())
+        pieces.append(os.fsencode(text[at:percent]))
         found = _DIRECTIVE.match(text, percent)
         field = None if found is None else _field(found[1], found[2], found[3])
         if found is None or field is None:
@@ -243,7 +244,7 @@ def parse_format(format: str) -> Callable[[Entry], bytes]:
             raise ConfigError("access_format", format, f"no directive {shown!r}")
         pieces.append(field)
         at = found.end()
-    pieces.append(text[at:].encode() + b"\n")
+    pieces.append(os.fsencode(text[at:]) + b"\n")
 
     def line(entry: Entry) -> bytes:
         return b"".join([p if type(p) is bytes else p(entry) for p in pieces])  # type: ignore[operator]

@@ -37,6 +37,7 @@ __all__ = [
     "accept_plain",
     "bound_address",
     "connect",
+    "held_socket_file",
     "inherited_listener",
     "kind_of",
     "open_socket",
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 _BUSY_RETRY_SECONDS = 0.01
+_HAS_PATH_DESCRIPTORS = hasattr(os, "O_PATH") and os.path.isdir("/proc/self/fd")
 
 _Where = str | tuple[Any, ...]
 """A socket address as ``bind()`` and ``connect()`` take it."""
@@ -203,7 +205,8 @@ def _listen_on_file(path: str, backlog: int, mode: int | None) -> socket.socket:
             # Nobody can connect between bind() and listen(), so the mode is set in
             # time, and without the umask, which belongs to all threads.
             if mode is not None:
-                os.chmod(path, mode)
+                with held_socket_file(made.path, made.device, made.inode) as held:
+                    os.chmod(held, mode)
             listener.listen(backlog)
         except OSError:
             remove_socket_file(listener)
@@ -236,6 +239,36 @@ def _clear_path(path: str) -> None:
     elif result != errno.ENOENT:
         # 0, EAGAIN (its backlog is full) or EPROTOTYPE (not a stream socket).
         raise OSError(errno.EADDRINUSE, "another process listens on the socket", path)
+
+
+@contextmanager
+def held_socket_file(path: str, device: int, inode: int) -> Iterator[str]:
+    """Give a path that means this socket file and nothing else, for as long.
+
+    For chmod and chown by root: whoever may write to the directory could put a link in
+    the place of the file at the wrong moment. Only Linux can tell (open(2), O_PATH).
+
+    Raises:
+        FileNotFoundError: another file is there, or none.
+    """
+    if not _HAS_PATH_DESCRIPTORS:
+        yield path
+        return
+    held = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(held)
+        same = (status.st_dev, status.st_ino) == (device, inode)
+        if not (same and stat.S_ISSOCK(status.st_mode)):
+            raise FileNotFoundError(errno.ENOENT, "the socket file was replaced", path)
+        name = f"/proc/self/fd/{held}"
+        try:
+            yield name
+        except OSError as error:
+            if error.filename == name:  # which says nothing to anybody
+                raise OSError(error.errno, error.strerror, path) from None
+            raise
+    finally:
+        os.close(held)
 
 
 def remove_socket_file(listener: socket.socket) -> bool:

@@ -39,7 +39,7 @@ class Attendants:
                 raise
 
     def open_again(self, supervision: Supervision) -> None:
-        """Open all after an exec that has failed; one that cannot be is left out."""
+        """Open all after an exec, also a failed one; who cannot be is left out."""
         for attendant in self._all:
             try:
                 attendant.open(supervision)

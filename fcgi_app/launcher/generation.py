@@ -16,6 +16,7 @@ from .member import Member
 from .pool import PoolConfig, ServiceConfig
 from .relay import Outlet
 from .roster import Ended, Roster
+from .seat import Seat
 
 __all__ = ["Generation"]
 
@@ -101,6 +102,12 @@ class Generation:
         names = {pool.name for pool in self.service.pools}
         return {r.pool.name: r.most for r in self.rosters if r.pool.name in names}
 
+    @property
+    def changed_most(self) -> dict[str, int]:
+        """The same, of those pools alone where it is not what the service says."""
+        said = {pool.name: pool.workers for pool in self.service.pools}
+        return {name: n for name, n in self.most.items() if n != said[name]}
+
     def pool_of(self, member: Member) -> str:
         """Return the name of the pool of a worker that was reaped last."""
         for roster, ended in self._ended:
@@ -139,7 +146,9 @@ class Generation:
                 roster.turn()
 
     def due(self) -> float:
-        """Return when `turn` has something to do next."""
+        """Return when `turn` has something to do next, or `is_ready` changes."""
+        if not self._active:
+            return min((roster.start_due() for roster in self.rosters), default=inf)
         return min((roster.due() for roster in self.rosters), default=inf)
 
     def reap(self) -> list[Ended]:
@@ -224,8 +233,12 @@ class Generation:
 
     # An exec
 
-    def records(self) -> list[WorkerRecord]:
-        """Describe the workers to the program that is executed next."""
+    def records(self, boards: Mapping[str, Scoreboard]) -> list[WorkerRecord]:
+        """Describe the workers to the program that is executed next.
+
+        Args:
+            boards: the scoreboards that it gets, by the name of the pool.
+        """
         return [
             WorkerRecord(
                 *roster.listener.place,
@@ -235,7 +248,7 @@ class Generation:
                 member.relay.descriptor,
                 member.leaves,
                 roster.pool.name,
-                None if member.seat is None else member.seat.number,
+                _slot_in(boards.get(roster.pool.name), member.seat),
                 member.relay.rest.decode("latin-1"),
                 member.was_terminated,
                 member.kill_at,
@@ -244,10 +257,16 @@ class Generation:
             for member in roster.members
         ]
 
-    def adopt(self, records: Sequence[WorkerRecord]) -> None:
+    def adopt(
+        self, records: Sequence[WorkerRecord], boards: Mapping[str, Scoreboard]
+    ) -> None:
         """Take over the workers that were started before an exec.
 
         Those of an address that is not used any more are asked to stop.
+
+        Args:
+            records: what `records` has said.
+            boards: the scoreboards from before the exec; a pool may have a new one.
         """
         by_place: dict[Place, Roster] = {r.listener.place: r for r in self.rosters}
         for record in records:
@@ -255,10 +274,16 @@ class Generation:
             if roster is None:
                 roster = self.rosters[0]
                 record = replace(record, leaving=True)
-            if record.pool != roster.pool.name:  # the slot is of another scoreboard
-                record = replace(record, slot=None)
+            same = record.pool == roster.pool.name
+            if not same or roster.board is not boards.get(record.pool):
+                record = replace(record, slot=None)  # it is of another scoreboard
             roster.adopt(record)
         self.commit()
+
+
+def _slot_in(board: Scoreboard | None, seat: Seat | None) -> int | None:
+    """Return the number of a slot in this scoreboard; None: it is in another one."""
+    return seat.number if seat is not None and seat.board is board else None
 
 
 def _socket_of(pool: PoolConfig) -> tuple[object, ...]:

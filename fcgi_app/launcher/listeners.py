@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ..addresses import AddressKind, parse_address
-from ..sockets import bound_address, open_socket
+from ..sockets import bound_address, held_socket_file, open_socket
 from .identity import UNCHANGED, find_owner
 from .pool import PoolConfig
 
@@ -72,14 +72,14 @@ class Listener:
         """
         if parse_address(self.place[0]).kind in (AddressKind.UNIX, AddressKind.TCP):
             self.socket.listen(pool.backlog)  # another's socket stays as it is
-        path = self._own_file()
-        if path is None:
+        if self._own_file() is None or self.file is None:
             return
         uid, gid = find_owner(pool.socket_owner)
-        if (uid, gid) != (UNCHANGED, UNCHANGED):
-            os.chown(path, uid, gid)
-        if pool.socket_mode is not None:
-            os.chmod(path, pool.socket_mode)
+        with held_socket_file(*self.file) as path:
+            if (uid, gid) != (UNCHANGED, UNCHANGED):
+                os.chown(path, uid, gid)
+            if pool.socket_mode is not None:
+                os.chmod(path, pool.socket_mode)
 
     def close(self) -> None:
         """Remove the socket file and close the socket; idempotent."""
@@ -127,7 +127,8 @@ def open_listener(place: Place, pool: PoolConfig) -> Listener:
     listener = Listener(place, opened, (path, status.st_dev, status.st_ino))
     try:
         if (uid, gid) != (UNCHANGED, UNCHANGED):
-            os.chown(path, uid, gid)
+            with held_socket_file(path, status.st_dev, status.st_ino) as held:
+                os.chown(held, uid, gid)
     except BaseException:
         listener.close()
         raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-__all__ = ["LogFiles"]
+__all__ = ["LogFiles", "open_log_file"]
 
 MODE = 0o640
 """Permission bits of a file that is made."""
@@ -33,7 +33,7 @@ class LogFiles:
             OSError: the file cannot be opened.
         """
         if path not in self._descriptors:
-            self._descriptors[path] = _open(path)
+            self._descriptors[path] = open_log_file(path)
         return self._descriptors[path]
 
     def reopen(self) -> list[OSError]:
@@ -44,7 +44,7 @@ class LogFiles:
         errors = []
         for path, descriptor in self._descriptors.items():
             try:
-                opened = _open(path)
+                opened = open_log_file(path)
             except OSError as error:
                 errors.append(error)
             else:
@@ -63,7 +63,12 @@ class LogFiles:
         self.keep_only(())
 
 
-def _open(path: str) -> int:
+def open_log_file(path: str) -> int:
+    """Open a file to append to; it is made if it is not there.
+
+    Raises:
+        OSError: it cannot be opened, or is a FIFO that nobody reads.
+    """
     # Not a FIFO whose reader is waited for.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
     return os.open(path, flags, MODE)

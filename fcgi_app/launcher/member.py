@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from math import inf
 from typing import Protocol
 
+from .._log import log_warning
 from ..scoreboard import SlotState
 from .outside import read_activity, terminate_quietly, waits_for_clients
 from .policy import EARLY_SECONDS
@@ -64,6 +64,7 @@ class Member:
         worn_out: why it is replaced when it has expired.
         lateness: of its requests.
         kill_at: when it is killed if it still runs then.
+        out_of_reach: it was to be killed, and is another user's by now.
     """
 
     process: Started
@@ -76,6 +77,7 @@ class Member:
     worn_out: str = "is old"
     lateness: Lateness = field(default_factory=Lateness)
     kill_at: float = inf
+    out_of_reach: bool = False
     _count: int = 0
     _activity: str | None = None
     _stage: _Stage = field(default=_Stage.SERVING)
@@ -190,21 +192,41 @@ class Member:
         if now < self._not_before:
             return False
         if now < min(self._patient_until, self.kill_at):
-            return terminate_quietly(self.pid)
+            try:
+                return terminate_quietly(self.pid)
+            except PermissionError as error:
+                self._complain(signal.SIGTERM, error)
+                return True
         self.send(signal.SIGTERM)
         return True
 
     def send(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send it a signal, unless it has ended; the log says if that is forbidden."""
         if self.process.poll() is None:
-            with suppress(ProcessLookupError):
+            try:
                 os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass
+            except PermissionError as error:
+                self._complain(number, error)
 
     def kill(self) -> None:
         """Kill it and what it has started in its process group."""
         if self.process.poll() is None:
-            with suppress(ProcessLookupError, PermissionError):
+            try:
                 os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            except PermissionError as error:
+                self.out_of_reach = True
+                self._complain(signal.SIGKILL, error)
+
+    def _complain(self, number: int, error: PermissionError) -> None:
+        """Log that it does not get a signal: it runs a set-user-ID program."""
+        name = signal.Signals(number).name if number < signal.SIGRTMIN else number
+        log_warning(
+            "worker %d cannot be sent signal %s: %s", self.pid, name, error.strerror
+        )
 
     def due(self, now: float) -> float:
         """Return when it has to be looked at next."""

@@ -149,8 +149,13 @@ class Roster:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to be done after `leave`."""
-        return self._closing and not self.members
+        """Whether nothing is left to be done, or can be, after `leave`."""
+        return self._closing and all(m.out_of_reach for m in self.members)
+
+    @property
+    def is_emptying(self) -> bool:
+        """Whether the queue of a socket is served that is to be closed."""
+        return self._kill_by < inf and not self._closing
 
     def is_ready(self) -> bool:
         """Tell whether all workers wait for clients, or have proven that they live."""
@@ -170,6 +175,12 @@ class Roster:
             if self._wants_more():
                 starting = sum(not member.ready for member in self.serving)
                 found.append(self._brake.next_start(now, starting))
+        return min(found, default=inf)
+
+    def start_due(self) -> float:
+        """Return when `is_ready` has to be asked again."""
+        now = self._clock()
+        found = (m.due(now) for m in self.serving if not m.ready)
         return min(found, default=inf)
 
     # What others tell
@@ -448,7 +459,7 @@ class Roster:
         for member in self.members:
             member.kill()
         for member in self.members:
-            while member.process.poll() is None:
+            while member.process.poll() is None and not member.out_of_reach:
                 os.waitid(os.P_PID, member.pid, os.WEXITED | os.WNOWAIT)
             member.relay.drain()
             member.relay.close()

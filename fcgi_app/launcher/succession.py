@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from math import inf
 
 from .._log import log_info, log_warning
+from ..addresses import AddressKind, parse_address
 from ..errors import FcgiAppError, WorkerError, describe_error
 from ..scoreboard import Scoreboard
 from .attendant import Event
 from .equipping import Equipper
 from .generation import Generation
 from .handover import Handover
-from .listeners import Listener
+from .listeners import Listener, open_listener, places_of
+from .logfiles import LogFiles
 from .member import Member
 from .pool import ServiceConfig
 from .relay import Outlet, Relay
@@ -22,6 +25,9 @@ from .roster import Ended
 __all__ = ["Succession"]
 
 Load = Callable[[], ServiceConfig]
+
+_MADE = (AddressKind.UNIX, AddressKind.ABSTRACT, AddressKind.TCP)
+"""Sockets that we make, and were not passed to us."""
 
 
 class Succession:
@@ -74,6 +80,12 @@ class Succession:
         return self.current is not None and self.coming is None
 
     @property
+    def can_hand_over(self) -> bool:
+        """Whether an exec loses nothing: `is_steady`, and no socket is emptied."""
+        rosters = [roster for each in self.leaving for roster in each.rosters]
+        return self.is_steady and not any(each.is_emptying for each in rosters)
+
+    @property
     def latest(self) -> Generation | None:
         """Who serves; else who comes, or who is the last to leave."""
         if self.current is not None:
@@ -111,7 +123,9 @@ class Succession:
         Raises:
             ConfigError, OSError: what it takes cannot be had.
         """
-        self.equipper.boards.adopt(handover.boards)
+        boards = self.equipper.boards
+        boards.adopt(handover.boards)
+        adopted = dict(boards.current)
         self.strays += [Relay(self._outlet, pipe) for pipe in handover.strays]
         try:
             generation = Generation(
@@ -125,7 +139,7 @@ class Succession:
             for listener in handover.listeners:
                 listener.close()
             raise
-        generation.adopt(handover.workers)
+        generation.adopt(handover.workers, adopted)
         self.current = generation
         generation.drop_unused(handover.listeners)
         self._describe(generation)
@@ -135,13 +149,34 @@ class Succession:
         assert self.current is not None
         handover = Handover(
             listeners=self.current.listeners,
-            most=self.current.most,
+            most=self.current.changed_most,
             boards=self.equipper.boards.descriptors(),
             strays=[r.descriptor for r in self.strays if r.descriptor >= 0],
         )
         for generation in self:
-            handover.workers += generation.records()
+            handover.workers += generation.records(self.equipper.boards.current)
         return handover
+
+    def try_sockets(self, service: ServiceConfig) -> None:
+        """Open and close again the sockets and files that `adopt` would have to open.
+
+        Those that were passed to us are left alone: they can be taken only once.
+
+        Raises:
+            ConfigError, OSError: one cannot be had.
+        """
+        assert self.current is not None
+        at_hand = {listener.place for listener in self.current.listeners}
+        taken: dict[str, int] = {}
+        files = LogFiles()
+        with ExitStack() as stack:
+            stack.callback(files.close)
+            for pool in self.equipper.pools_of(service):
+                if pool.access_log is not None:
+                    files.open(pool.access_log)
+                for place in places_of(pool, taken):
+                    if place not in at_hand and parse_address(place[0]).kind in _MADE:
+                        stack.callback(open_listener(place, pool).close)
 
     # One turn
 
@@ -157,9 +192,10 @@ class Succession:
             if self._stopping:
                 killed = {e.member for e in ended if e.member.was_killed}
                 self.has_killed |= bool(killed - self._killed_before)
-            if generation is self.coming:
-                if ended:
-                    self._give_up(generation, ended[0])
+            # One that has had its last request is replaced when all have started.
+            failed = [each for each in ended if not each.is_planned]
+            if generation is self.coming and failed:
+                self._give_up(generation, failed[0])
             else:
                 generation.note_ends()
 
@@ -176,6 +212,7 @@ class Succession:
         if self._again is not None and self.is_steady:
             load, self._again = self._again, None
             self.renew(load)
+            self.work()  # a pool without workers is ready at once
 
     def _take_over(self, coming: Generation) -> None:
         """Let the workers that have started take the place of those before them."""
@@ -200,7 +237,7 @@ class Succession:
         """Start the workers anew, beside those that serve; later, if some come already.
 
         Args:
-            load: gives what to run from now on; None: what runs now.
+            load: gives what to run from now on; None: what runs now, and as many.
         """
         if self._stopping:
             return
@@ -210,10 +247,14 @@ class Succession:
         assert self.current is not None
         self._note("reloading", "")
         coming: Generation | None = None
+        load = load or self._reload_same
         try:
-            service = (load or self._reload_same)()
             coming = Generation(
-                service, self._outlet, self.current.listeners, self.equipper
+                load(),
+                self._outlet,
+                self.current.listeners,
+                self.equipper,
+                most=self.current.most if load == self._reload_same else None,
             )
             self.coming = coming
             self._describe(coming)

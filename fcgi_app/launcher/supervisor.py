@@ -24,6 +24,7 @@ from .attendant import Attendant
 from .attending import Attendants
 from .census import build_report
 from .handover import Handover, take_handover
+from .logfiles import open_log_file
 from .pidfile import PidFile
 from .pool import MAX_WORKERS, ServiceConfig
 from .relay import Outlet
@@ -75,7 +76,7 @@ class Supervisor:
         attendants: Iterable[Attendant] = (),
     ) -> None:
         self._service = service
-        self._load = load
+        self._load = load or (lambda: service)
         self._command = list(command)
         self._directory = directory
         self._on_ready = on_ready
@@ -125,11 +126,16 @@ class Supervisor:
         if self._service.pid_file is not None:
             held = None if handover is None else handover.pid_file
             self._pid_file = PidFile(self._service.pid_file, held)
-        self._open_log()
-        self._attendants.open(self)
         if handover is None:
+            self._open_log()
+            self._attendants.open(self)
             self._succession.start(self._service)
             return
+        try:
+            self._open_log()
+        except OSError as error:  # no reason to stop serving; we have the one before
+            log_warning("cannot open %s", describe_error(error))
+        self._attendants.open_again(self)
         self._started = handover.started or self._started
         self._succession.adopt(self._service, handover)
         log_info("executed again, pid %d", os.getpid())
@@ -143,7 +149,7 @@ class Supervisor:
         """
         path = self._service.log_file
         if path is not None:
-            opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+            opened = open_log_file(path)
             os.dup2(opened, 1)
             os.dup2(opened, 2)
             os.close(opened)
@@ -235,12 +241,12 @@ class Supervisor:
 
     def _execute_again(self) -> None:
         """Execute the command in this process, which keeps its sockets and workers."""
-        if not self._succession.is_steady or not self._command:
+        if not self._succession.can_hand_over or not self._command:
             log_warning("SIGUSR2 is refused: %s", self._why_no_exec())
             return
         try:
-            if self._load is not None:
-                self._load()  # a file that is wrong would end the new supervisor
+            # What is wrong would end the new supervisor, and all workers with it.
+            self._succession.try_sockets(self._load())
         except (FcgiAppError, OSError) as error:
             self._report_no_exec(error)
             return
@@ -263,7 +269,11 @@ class Supervisor:
         log_warning("cannot execute %s again: %s", self._command[0], reason)
 
     def _why_no_exec(self) -> str:
-        return "not while workers start" if self._command else "no command is known"
+        if not self._command:
+            return "no command is known"
+        if not self._succession.is_steady:
+            return "not while workers start"
+        return "not while clients wait at a socket that is given up"
 
     # What attendants may ask for, see `Supervision`
 
@@ -290,6 +300,8 @@ class Supervisor:
         found = {} if current is None else current.most
         if pool not in found:
             reason = f"there is no such pool now (there are {', '.join(found)})"
+            if current is None:
+                reason = "the pools have not started yet, or are being stopped"
             raise ConfigError("pool", pool, reason)
         wanted = max(1, found[pool] + number) if relative else number
         if not 1 <= wanted <= MAX_WORKERS:
