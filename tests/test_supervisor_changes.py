@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -48,6 +49,23 @@ def told_by(pool: Pool) -> set[int]:
 
 
 # ---- start and reload -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_program_that_a_shell_has_started(number: int) -> None:
+    """It ends with its shell, which dies of SIGTERM and tells nobody."""
+    script = f"{sys.executable} worker.py; true"  # not as its last command
+    with Pool(source=OURS, command=("/bin/sh", "-c", script)) as pool:
+        before = ask_pid(pool)
+        pool.send(number)
+        wait_until(
+            lambda: not os.path.exists(f"/proc/{before}"), "the end", seconds=TIMEOUT
+        )
+        if number == signal.SIGHUP:
+            pool.wait_for_log("reloaded")
+            assert ask_pid(pool) != before
+        else:
+            pool.wait()
 
 
 @pytest.mark.slow

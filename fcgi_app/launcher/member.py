@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from math import inf
@@ -220,6 +221,11 @@ class Member:
             except PermissionError as error:
                 self.out_of_reach = True
                 self._complain(signal.SIGKILL, error)
+
+    def end_group(self) -> None:
+        """Ask what it has left in its process group to stop: it has ended itself."""
+        with suppress(ProcessLookupError, PermissionError):  # nothing, or not ours
+            os.killpg(self.pid, signal.SIGTERM)
 
     def _complain(self, number: int, error: PermissionError) -> None:
         """Log that it does not get a signal: it runs a set-user-ID program."""

@@ -272,6 +272,11 @@ class Roster:
         for member in self.members:
             status = member.process.poll()
             if status is not None:
+                if member.leaves and status < 0:
+                    # A shell that has not exec'ed the program has died alone, and the
+                    # program holds our socket. Ours exit, and may leave an answer to
+                    # a child.
+                    member.end_group()
                 member.relay.drain()
                 ended.append(Ended(member, status, member.told()))
                 if member.seat is not None:
