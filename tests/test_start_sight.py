@@ -31,8 +31,10 @@ def test_dynamic_keeps_one_free_for_the_next() -> None:
     options = ["--manager", "dynamic", "--workers", "5", "--idle-timeout", "0.3"]
     with Pool(*options, source=OURS) as pool, ThreadPoolExecutor(2) as clients:
         pool.wait_for_workers(1)
-        answers = [clients.submit(ask_pid, pool, "sleep=3") for _ in range(2)]
-        three = pool.wait_for_workers(3)
+        answers = []
+        for number in (1, 2):  # one at a time, so that each has a worker of its own
+            answers.append(clients.submit(ask_pid, pool, "sleep=3"))
+            three = pool.wait_for_workers(number + 1)
         assert {answer.result() for answer in answers} < three
         pool.wait_for_workers(1)
 
