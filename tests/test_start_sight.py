@@ -14,6 +14,7 @@ import pytest
 
 from fcgi_app.client import build_cgi_params, request
 from fcgi_app.launcher.equipping import Equipper
+from fcgi_app.launcher.outside import waits_for_clients
 from fcgi_app.launcher.pool import PoolConfig, ServiceConfig
 
 from .ourworker import OURS, ask, ask_pid
@@ -30,11 +31,11 @@ def test_dynamic_keeps_one_free_for_the_next() -> None:
     """While two are in work a third waits, which nobody has asked for."""
     options = ["--manager", "dynamic", "--workers", "5", "--idle-timeout", "0.3"]
     with Pool(*options, source=OURS) as pool, ThreadPoolExecutor(2) as clients:
-        pool.wait_for_workers(1)
-        answers = []
-        for number in (1, 2):  # one at a time, so that each has a worker of its own
-            answers.append(clients.submit(ask_pid, pool, "sleep=3"))
-            three = pool.wait_for_workers(number + 1)
+        (first,) = pool.wait_for_workers(1)
+        answers = [clients.submit(ask_pid, pool, "sleep=3")]
+        wait_until(lambda: waits_for_clients(first) is False, "the first in work")
+        answers.append(clients.submit(ask_pid, pool, "sleep=3"))
+        three = pool.wait_for_workers(3)
         assert {answer.result() for answer in answers} < three
         pool.wait_for_workers(1)
 
