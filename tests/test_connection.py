@@ -123,6 +123,38 @@ SAMPLES = [
         id="greatest-record",
     ),
     pytest.param(whole_request(keep=True) * 3, id="three-in-a-row"),
+    pytest.param(
+        whole_request(1, keep=True)
+        + begin_request(2)
+        + whole_request(3, keep=True)
+        + params(2)
+        + whole_request(4, [], keep=True)
+        + whole_request(1, body=b"again")
+        + stdin(2)
+        + build_record(RecordType.BEGIN_REQUEST, 5, b"\0\1\1\0\0\0\0\0")
+        + build_record(RecordType.PARAMS, 5, build_params(GET), 7)
+        + build_record(RecordType.PARAMS, 5, b"")
+        + build_record(RecordType.STDIN, 5, b""),
+        id="whole-ones-side-by-side",
+    ),
+    pytest.param(
+        whole_request(1)
+        + begin_request(2)
+        + build_record(RecordType.PARAMS, 2, b"\xff")
+        + build_record(RecordType.PARAMS, 2, b"")
+        + build_record(RecordType.STDIN, 2, b"")
+        + whole_request(3),
+        id="bad-params-among-whole-ones",
+    ),
+    pytest.param(
+        whole_request(1)
+        + begin_request(2)
+        + build_record(RecordType.PARAMS, 2, build_params(GET))
+        + build_record(RecordType.PARAMS, 2, b"")
+        + build_record(RecordType.STDIN, 3, b"")
+        + whole_request(4),
+        id="end-of-another-id",
+    ),
     pytest.param(whole_request() + b"\2garbage", id="garbage-behind"),
     pytest.param(begin_request() + params() + begin_request(), id="begin-twice"),
 ]

@@ -23,7 +23,7 @@ from ..codec.constants import (
     RecordType,
     Role,
 )
-from ..codec.params import check_params, parse_param_map
+from ..codec.params import check_params
 from ..codec.records import HEADER, parse_begin_request
 from ..errors import LimitError, RemoteProtocolError
 from .answering import Answering
@@ -56,6 +56,7 @@ _unpack_header = HEADER.unpack_from
 # Looking a member up in its class is slow before Python 3.12.
 _RESPONDER = int(Role.RESPONDER)
 _COMPLETE = State.COMPLETE
+_BEGIN = int(RecordType.BEGIN_REQUEST)
 
 # A method of Connection that takes (request, request_id, record_type, content, events).
 _Handler = Callable[..., None]
@@ -137,9 +138,14 @@ class Connection(Answering):
         if self._requests or self._pending or self._left or self._skip or self.error:
             return None
         found = scan_whole(data)
-        if found is None:
+        if found is None or found[3] != len(data):
             return None
-        request_id, keep_conn, content = found
+        return self._take_whole(*found)
+
+    def _take_whole(
+        self, request_id: int, keep_conn: int, content: bytes, end: int
+    ) -> tuple[RequestState, dict[bytes, bytes], bytes, Varied | None] | None:
+        """Begin what `scan_whole` has found; None: let the state machine do it."""
         limits = self.limits
         try:
             params, varied = self._recurring.parse(content)
@@ -220,6 +226,11 @@ class Connection(Answering):
             start = position + HEADER_LEN
             stop = start + length
             request = requests.get(request_id)
+            if record_type == _BEGIN and request is None:
+                after = self._receive_whole_at(data, position, events)
+                if after:
+                    position = after
+                    continue
             if stop > end:
                 if not self._begin_pieces(record_type, request, stop - end, padding):
                     break
@@ -236,6 +247,19 @@ class Connection(Answering):
             self._pending = data[position:]
         if requests:
             self._check_unfinished_params()
+
+    def _receive_whole_at(self, data: bytes, position: int, events: list[Event]) -> int:
+        """Take a whole request, one of many; return where it ends, 0: it is none."""
+        found = scan_whole(data, position)
+        if found is None or len(self._requests) >= self.limits.max_requests:
+            return 0
+        whole = self._take_whole(*found)
+        if whole is None:
+            return 0
+        request, params, content, _ = whole
+        events.append(ParamsReceived(request, params, content))
+        events.append(StdinEnded(request))
+        return found[3]
 
     def _continue(self, data: bytes, events: list[Event]) -> int:
         """Go on with a record whose content came in pieces; return the position."""
@@ -386,7 +410,7 @@ class Connection(Answering):
             raise
 
     def _param_map(self, content: bytes) -> dict[bytes, bytes]:
-        found = parse_param_map(content)
+        found, _ = self._recurring.parse(content)
         if len(found) > self.limits.max_params:
             raise LimitError(
                 f"{len(found)} params, the limit is {self.limits.max_params}",
@@ -397,7 +421,7 @@ class Connection(Answering):
     def _check_unfinished_params(self) -> None:
         """Refuse a length that can never be kept before its bytes come (W19)."""
         for request in self._requests.values():
-            if request.state == State.PARAMS and request.params_parts:
+            if request.params_parts and request.state == State.PARAMS:
                 content = b"".join(request.params_parts)
                 request.params_parts[:] = [content]
                 try:

@@ -1,4 +1,4 @@
-"""The short way of a request that comes in one piece, which is most of what comes."""
+"""The short way of a request without a body, in one piece: most of what comes."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ _unpack_head = _HEAD.unpack_from
 _unpack_ends = _ENDS.unpack_from
 
 
-def scan_whole(data: bytes) -> tuple[int, int, bytes] | None:
-    """Find a responder's request without a body that is all of ``data``.
+def scan_whole(data: bytes, start: int = 0) -> tuple[int, int, bytes, int] | None:
+    """Find a responder's request without a body in ``data``, from ``start`` on.
 
     The form that nginx, Apache and lighttpd send: begin-request, one PARAMS record,
     and the ends of PARAMS and STDIN. Whatever is not exactly that, right or wrong, is
     left to the state machine.
 
     Returns:
-        Request id, FCGI_KEEP_CONN or 0, and the content of PARAMS; None otherwise.
+        Request id, FCGI_KEEP_CONN or 0, the content of PARAMS, and where the request
+        ends; None otherwise.
     """
-    ends = len(data) - _ENDS_LEN
-    if ends < _HEAD_LEN:
+    if len(data) - start < _HEAD_LEN + _ENDS_LEN:
         return None
     begin, request_id, size, pad, role, flags, then, same, length, padding = (
-        _unpack_head(data)
+        _unpack_head(data, start)
     )
-    stop = _HEAD_LEN + length
+    first = start + _HEAD_LEN
+    stop = first + length
+    ends = stop + padding
     if (
         begin != _BEGIN
         or then != _PARAMS
@@ -49,8 +51,8 @@ def scan_whole(data: bytes) -> tuple[int, int, bytes] | None:
         or same != request_id
         or not request_id
         or not length
-        or stop + padding != ends
+        or ends + _ENDS_LEN > len(data)
         or _unpack_ends(data, ends) != (_PARAMS, request_id, 0, _STDIN, request_id, 0)
     ):
         return None
-    return request_id, flags & _KEEP, data[_HEAD_LEN:stop]
+    return request_id, flags & _KEEP, data[first:stop], ends + _ENDS_LEN
