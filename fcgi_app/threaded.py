@@ -12,9 +12,9 @@ import os
 import selectors
 import socket
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from math import inf
-from threading import Condition, RLock, Thread, current_thread
+from threading import Condition, Lock, RLock, Thread, current_thread
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
@@ -54,6 +54,8 @@ class ThreadedAcceptor(Acceptor):
         self.changed = Condition(self.lock)
         self.alone = False
         self._work = Condition(self.lock)  # notified when a request is ready
+        self._bell = Lock()  # released for who is in `wait`
+        self._bell.acquire()
         self._thread: Thread | None = None
         self._over = False
         self._refusing = False  # nobody takes requests any more
@@ -128,11 +130,11 @@ class ThreadedAcceptor(Acceptor):
     def wait(self) -> None:
         """Wait until it has been stopped and all is served.
 
-        Signal handlers get their turn in the main thread, see `_clear_wake`.
+        Signal handlers get their turn in the main thread, see `_clear_wake`. One that
+        raises must leave no lock behind, as it may in a condition's Python code.
         """
-        with self.changed:
-            while not self._over:
-                self.changed.wait()
+        while not self._over:
+            self._bell.acquire()
 
     def _clear_wake(self) -> bytes:
         """Wake the main thread, too, when a signal has come.
@@ -153,6 +155,8 @@ class ThreadedAcceptor(Acceptor):
         """Wake everybody who waits, to look around."""
         self._work.notify_all()
         self.changed.notify_all()
+        with suppress(RuntimeError):  # it has rung already
+            self._bell.release()
 
     def _start(self) -> None:
         if self._thread is None and not (self._over or self.alone):

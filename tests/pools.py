@@ -258,21 +258,28 @@ class Pool:
 
     def wait_for_workers(self, number: int) -> set[int]:
         """Wait until so many workers run, and return them."""
-        wait_until(
-            lambda: len(self.workers()) == number,
-            f"{number} workers, not {len(self.workers())}",
-            seconds=TIMEOUT,
-        )
-        return self.workers()
+        found: set[int] = set()
+
+        def are_there() -> bool:
+            # One that is just being executed has no environment for a moment.
+            nonlocal found
+            found = self.workers()
+            return len(found) == number
+
+        wait_until(are_there, f"{number} workers", seconds=TIMEOUT)
+        return found
 
     def wait_for_other_workers(self, before: set[int]) -> set[int]:
         """Wait until none of these runs, but as many others."""
-        wait_until(
-            lambda: len(now := self.workers()) == len(before) and not now & before,
-            "other workers",
-            seconds=TIMEOUT,
-        )
-        return self.workers()
+        found: set[int] = set()
+
+        def are_there() -> bool:
+            nonlocal found
+            found = self.workers()
+            return len(found) == len(before) and not found & before
+
+        wait_until(are_there, "other workers", seconds=TIMEOUT)
+        return found
 
     def wait_for_end(self, worker: int) -> None:
         """Wait until this worker does not run any more."""

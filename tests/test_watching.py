@@ -248,8 +248,11 @@ class TestSlot:
     import threading
     def serve():
 {textwrap.indent(FCGX, "    ")}
-    for _ in range(4):
-        threading.Thread(target=serve).start()
+    threads = [threading.Thread(target=serve) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 """
         source = source.replace("from fcgi_app.fcgiapp import *", "")
         source = "    from fcgi_app.fcgiapp import *\n" + source
