@@ -26,6 +26,7 @@ from typing import Any
 from ._log import log_warning
 from .codec.constants import FCGI_MAX_CONNS, FCGI_MAX_REQS, FCGI_MPXS_CONNS
 from .link import Link
+from .outlet import poll_socket
 from .places import Places
 from .protocol import RecurringParams
 from .request import Request
@@ -61,7 +62,7 @@ _PASSING = frozenset(
 )
 _FIRST_PAUSE = 0.05  # seconds without accept when the process is out of descriptors
 _LONGEST_PAUSE = 1.0
-_FIRST_BYTES_MILLISECONDS = 2
+_FIRST_BYTES_SECONDS = 0.002
 """nginx and httpd send their request some 10 us after connect(2) has returned."""
 _LONGEST_WAIT = 1_000_000.0  # seconds; epoll and poll(2) take 24 days at most
 
@@ -267,13 +268,11 @@ class Acceptor(Places):
         self._connections.add(transport)
         # The request is nearly always there already: one look saves a registration.
         transport.receive()
-        if not (transport.seen_bytes or transport.closed or self._multiplexes):
-            # It is on its way. Who takes the next connection meanwhile takes it from
-            # another process, which may have nothing to do.
-            poller = select.poll()
-            poller.register(sock, select.POLLIN)
-            if poller.poll(_FIRST_BYTES_MILLISECONDS):
-                transport.receive()
+        # Else it is on its way. Who takes the next connection meanwhile takes it from
+        # another process, which may have nothing to do.
+        waits = not (transport.seen_bytes or transport.closed or self._multiplexes)
+        if waits and poll_socket(transport.fd, select.POLLIN, _FIRST_BYTES_SECONDS):
+            transport.receive()
         if not transport.serving or transport.begun:
             self.settle(transport)  # else its request is about to be served
         if len(self._connections) > self._most_connections:

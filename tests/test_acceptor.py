@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import resource
+import select
 import selectors
 import signal
 import socket
@@ -154,10 +155,10 @@ class _LateBytes:
     def register(self, *_what: object) -> None:
         """Take it for granted."""
 
-    def poll(self, milliseconds: float) -> list[int]:
+    def poll(self, milliseconds: float) -> list[tuple[int, int]]:
         self.waits.append(milliseconds)
         self.send()
-        return [1]
+        return [(0, select.POLLIN)]
 
 
 def test_first_bytes_a_moment_later(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +169,7 @@ def test_first_bytes_a_moment_later(make: Any, monkeypatch: pytest.MonkeyPatch) 
     server: Server = make()
     with server.connect() as first:
         late = _LateBytes(lambda: first.send(asking(b"first")))
-        monkeypatch.setattr("fcgi_app.acceptor.select.poll", late)
+        monkeypatch.setattr("fcgi_app.outlet.select.poll", late)
         request = server.next()
         assert request.params_map[b"QUERY_STRING"] == b"first"
         with server.connect() as second:
