@@ -1,0 +1,152 @@
+/* The hot work in C: what native and pure Python have in common is the result.
+ *
+ * Rules of this folder. No function knows Python. Input from a peer is a pointer and a
+ * length, and is never trusted. What is not exactly the usual case is answered with
+ * "not mine": the caller then takes the way through Python, which also finds every
+ * error and says it, so that both backends say the same. The numbers are those of the
+ * FastCGI 1.0 specification.
+ */
+#ifndef FCGI_H
+#define FCGI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+	FCGI_VERSION_1 = 1,
+	FCGI_HEADER_LEN = 8,
+	FCGI_BEGIN_REQUEST = 1,
+	FCGI_END_REQUEST = 3,
+	FCGI_PARAMS = 4,
+	FCGI_STDIN = 5,
+	FCGI_STDOUT = 6,
+	FCGI_RESPONDER = 1,
+	FCGI_KEEP_CONN = 1,
+	FCGI_MAX_LENGTH = 65535,
+};
+
+/* One pair of a name-value list, as offsets into it. */
+struct fcgi_pair {
+	uint32_t name, name_length, value, value_length;
+};
+
+/* --- params.c: name-value lists (section 3.4) ----------------------------------- */
+
+/* Read the pair at *position and move that behind it: 1, 0 at the end of the list,
+ * -1 where a length or a string runs past the end. */
+int fcgi_next_pair(const uint8_t *list, size_t size, size_t *position,
+		   struct fcgi_pair *pair);
+
+/* Where the last value of a name is: its offset << 32 | its length; -1: nowhere, or
+ * the list is malformed. */
+int64_t fcgi_find_param(const uint8_t *list, size_t size, const uint8_t *name,
+			size_t name_length);
+
+/* Write "name NUL value NUL ..." to out: the number of bytes, without the last NUL; -1:
+ * there is not room enough, a NUL in the list, or the list is malformed or empty. */
+int64_t fcgi_join_params(const uint8_t *list, size_t size, uint8_t *out, size_t room);
+
+/* --- whole.c: a request without a body in one piece ------------------------------- */
+
+struct fcgi_whole {
+	uint32_t request_id;
+	uint32_t keep;           /* FCGI_KEEP_CONN or 0 */
+	uint32_t content;        /* where the content of PARAMS begins */
+	uint32_t content_length;
+	uint32_t end;            /* where the request ends */
+};
+
+/* 1: data begins with a responder's request as nginx, Apache and lighttpd send it:
+ * begin-request, one PARAMS record, the ends of PARAMS and STDIN. */
+int fcgi_scan_whole(const uint8_t *data, size_t size, struct fcgi_whole *whole);
+
+/* --- environ.c: C's variable environ ------------------------------------------------ */
+
+struct fcgi_environ;
+
+struct fcgi_environ *fcgi_environ_new(void);
+
+/* The strings of the process: how many, and the one of that index. */
+size_t fcgi_environ_count(const struct fcgi_environ *env);
+const char *fcgi_environ_string(const struct fcgi_environ *env, size_t index);
+
+enum fcgi_shown {
+	/* Greater than 0: the number of the layout; they count up. */
+	FCGI_UNKNOWN = 0,    /* the names are not of a layout that was learnt */
+	FCGI_UNUSUAL = -1,   /* malformed, or a value holds NUL */
+	FCGI_NO_MEMORY = -2,
+};
+
+/* Learn what becomes of lists with the names of this one, in their order.
+ *
+ * keep: for each pair, whether it is shown. base: for each string of the process,
+ * whether that is. extra: NAME=VALUE with its NUL, or empty; shown as well. */
+int64_t fcgi_environ_learn(struct fcgi_environ *env, const uint8_t *list, size_t size,
+			   const uint8_t *keep, const uint8_t *base, const char *extra);
+
+/* Forget all that was learnt. */
+void fcgi_environ_forget(struct fcgi_environ *env);
+
+/* Point environ at the params of a list; unless the result is greater than 0 nothing
+ * has changed. */
+int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t size);
+
+/* Point environ at the process's own strings, whatever was done to them. */
+void fcgi_environ_restore(struct fcgi_environ *env);
+
+/* --- lane.c: connections on which only whole requests come -------------------------- */
+
+struct fcgi_lane;
+
+enum fcgi_turn {
+	/* Greater than 0: a whole request is there, this is the end of its PARAMS, which
+	 * begin at FCGI_LANE_CONTENT of the buffer; FCGI_LANE_HEAD is added if its method
+	 * is HEAD. */
+	FCGI_LANE_CONTENT = 24,
+	FCGI_LANE_HEAD = 1 << 24,
+	FCGI_TURN_NONE = 0,      /* nothing came in time */
+	FCGI_TURN_OTHER = -1,    /* an event on a descriptor that is not the lane's */
+	FCGI_TURN_PART = -2,     /* something else than a whole request has come */
+	FCGI_TURN_ACCEPTED = -3, /* a connection on which nothing has come yet */
+	FCGI_TURN_ERROR = -4,    /* accept(2) or epoll_wait(2) failed */
+};
+
+struct fcgi_lane *fcgi_lane_new(int epoll_fd, uint32_t room, uint32_t most_params,
+				uint32_t most_bytes);
+void fcgi_lane_free(struct fcgi_lane *lane);
+
+int fcgi_lane_listen(struct fcgi_lane *lane, int fd, int is_tcp);
+void fcgi_lane_unlisten(struct fcgi_lane *lane);
+
+uint8_t *fcgi_lane_buffer(struct fcgi_lane *lane);
+int fcgi_lane_fd(const struct fcgi_lane *lane);
+uint32_t fcgi_lane_events(const struct fcgi_lane *lane);
+uint32_t fcgi_lane_received(const struct fcgi_lane *lane);
+int fcgi_lane_error(const struct fcgi_lane *lane);
+uint32_t fcgi_lane_request_id(const struct fcgi_lane *lane);
+uint32_t fcgi_lane_keep(const struct fcgi_lane *lane);
+uint32_t fcgi_lane_count(const struct fcgi_lane *lane);
+
+/* Wait timeout milliseconds (-1: for ever) for the next thing to do. busy: requests of
+ * other connections are waiting or have been served since the last look. */
+int fcgi_lane_next(struct fcgi_lane *lane, int timeout, int busy);
+
+/* Answer the request that fcgi_lane_next has given, with all its STDOUT and its end.
+ * 0: done; the connection is kept or closed. Greater: so many bytes could not be sent, or
+ * all (-errno): the connection is left as it is. */
+int64_t fcgi_lane_answer(struct fcgi_lane *lane, uint32_t app_status,
+			 const uint8_t *content, uint32_t size);
+
+/* Give up the connection of the present request or part, without closing it. */
+int fcgi_lane_release(struct fcgi_lane *lane);
+
+/* Take a connection on which nothing is under way; 0, or an errno. */
+int fcgi_lane_adopt(struct fcgi_lane *lane, int fd);
+
+/* Give up the idle connection that is unused longest, and return it; -1: there is none. */
+int fcgi_lane_oldest(struct fcgi_lane *lane);
+
+/* Milliseconds until the oldest idle connection has been unused for so many; -1: none. */
+int64_t fcgi_lane_due(const struct fcgi_lane *lane, int64_t after);
+
+#endif

@@ -1,0 +1,508 @@
+/* Connections on which only whole requests come: one crossing takes the next of them.
+ *
+ * Such a connection needs no memory of its own but its place in a list: between two
+ * requests nothing is under way on it, and what has come of a request is looked at only
+ * when it is whole. Anything else that happens on one is handed to the caller, with the
+ * bytes that have come, and the connection is the caller's from then on.
+ *
+ * All descriptors are watched by one epoll instance, which the caller has made, and on
+ * which it watches others.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fcgi.h"
+
+enum {
+	BATCH = 64,
+	LISTENERS = 8,
+	FIRST_BYTES_MS = 2, /* nginx and httpd send their request some 10 us after connect(2) */
+	NOTHING = -1,
+	CLOSED = -100, /* beside enum fcgi_turn */
+};
+
+/* A connection that epoll watches for its next request, in the order of last use. */
+struct place {
+	int before, after;
+	int64_t since; /* ms */
+	uint8_t waiting;
+};
+
+struct fcgi_lane {
+	int epoll_fd;
+	uint32_t room, most_params, most_bytes;
+	struct place *places; /* by descriptor */
+	int place_count;
+	int oldest, newest;
+	uint32_t count;
+	struct epoll_event events[BATCH];
+	int event_count, event_next;
+	int listeners[LISTENERS];
+	uint8_t is_tcp[LISTENERS], ready[LISTENERS];
+	int listener_count, any_ready;
+	int busy, passed_over;
+	int fd;               /* of the request or the event that was given last */
+	uint8_t fd_watched;
+	uint32_t fd_events, received;
+	int error;
+	struct fcgi_whole whole;
+	uint8_t *buffer;
+	uint8_t answer[3 * FCGI_HEADER_LEN + FCGI_HEADER_LEN + FCGI_MAX_LENGTH];
+};
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+struct fcgi_lane *fcgi_lane_new(int epoll_fd, uint32_t room, uint32_t most_params,
+				uint32_t most_bytes)
+{
+	struct fcgi_lane *lane = calloc(1, sizeof *lane);
+
+	if (!lane)
+		return NULL;
+	lane->buffer = malloc(room ? room : 1);
+	if (!lane->buffer) {
+		free(lane);
+		return NULL;
+	}
+	lane->epoll_fd = epoll_fd;
+	lane->room = room;
+	lane->most_params = most_params;
+	lane->most_bytes = most_bytes;
+	lane->fd = lane->oldest = lane->newest = NOTHING;
+	return lane;
+}
+
+void fcgi_lane_free(struct fcgi_lane *lane)
+{
+	if (!lane)
+		return;
+	free(lane->places);
+	free(lane->buffer);
+	free(lane);
+}
+
+int fcgi_lane_listen(struct fcgi_lane *lane, int fd, int is_tcp)
+{
+	if (lane->listener_count == LISTENERS)
+		return 0;
+	lane->is_tcp[lane->listener_count] = is_tcp != 0;
+	lane->ready[lane->listener_count] = 0;
+	lane->listeners[lane->listener_count++] = fd;
+	return 1;
+}
+
+void fcgi_lane_unlisten(struct fcgi_lane *lane)
+{
+	lane->listener_count = lane->any_ready = 0;
+}
+
+uint8_t *fcgi_lane_buffer(struct fcgi_lane *lane)
+{
+	return lane->buffer;
+}
+
+int fcgi_lane_fd(const struct fcgi_lane *lane)
+{
+	return lane->fd;
+}
+
+uint32_t fcgi_lane_events(const struct fcgi_lane *lane)
+{
+	return lane->fd_events;
+}
+
+uint32_t fcgi_lane_received(const struct fcgi_lane *lane)
+{
+	return lane->received;
+}
+
+int fcgi_lane_error(const struct fcgi_lane *lane)
+{
+	return lane->error;
+}
+
+uint32_t fcgi_lane_request_id(const struct fcgi_lane *lane)
+{
+	return lane->whole.request_id;
+}
+
+uint32_t fcgi_lane_keep(const struct fcgi_lane *lane)
+{
+	return lane->whole.keep;
+}
+
+uint32_t fcgi_lane_count(const struct fcgi_lane *lane)
+{
+	return lane->count;
+}
+
+/* --- Who waits ---------------------------------------------------------------------- */
+
+static int is_waiting(const struct fcgi_lane *lane, int fd)
+{
+	return fd >= 0 && fd < lane->place_count && lane->places[fd].waiting;
+}
+
+/* Put a connection to the end of the list; 0: there is no memory. */
+static int wait_on(struct fcgi_lane *lane, int fd)
+{
+	struct place *place;
+
+	if (fd >= lane->place_count) {
+		int count = lane->place_count ? 2 * lane->place_count : 64;
+		void *places;
+
+		if (count <= fd)
+			count = fd + 1;
+		places = reallocarray(lane->places, (size_t)count, sizeof *place);
+		if (!places)
+			return 0;
+		lane->places = places;
+		memset(lane->places + lane->place_count, 0,
+		       (size_t)(count - lane->place_count) * sizeof *place);
+		lane->place_count = count;
+	}
+	place = &lane->places[fd];
+	place->waiting = 1;
+	place->since = now_ms();
+	place->before = lane->newest;
+	place->after = NOTHING;
+	if (lane->newest == NOTHING)
+		lane->oldest = fd;
+	else
+		lane->places[lane->newest].after = fd;
+	lane->newest = fd;
+	lane->count++;
+	return 1;
+}
+
+static void leave(struct fcgi_lane *lane, int fd)
+{
+	struct place *place = &lane->places[fd];
+
+	if (place->before == NOTHING)
+		lane->oldest = place->after;
+	else
+		lane->places[place->before].after = place->after;
+	if (place->after == NOTHING)
+		lane->newest = place->before;
+	else
+		lane->places[place->after].before = place->before;
+	place->waiting = 0;
+	lane->count--;
+}
+
+static int watch(struct fcgi_lane *lane, int fd, int operation)
+{
+	struct epoll_event event;
+
+	memset(&event, 0, sizeof event);
+	event.events = EPOLLIN;
+	event.data.fd = fd;
+	return epoll_ctl(lane->epoll_fd, operation, fd, &event) ? errno : 0;
+}
+
+/* Close a connection. epoll is told first: where a child has a copy of the descriptor,
+ * it would go on to report it. */
+static void shut(struct fcgi_lane *lane, int fd, uint8_t watched)
+{
+	if (watched)
+		watch(lane, fd, EPOLL_CTL_DEL);
+	close(fd);
+}
+
+int fcgi_lane_adopt(struct fcgi_lane *lane, int fd)
+{
+	int error = watch(lane, fd, EPOLL_CTL_ADD);
+
+	if (error)
+		return error;
+	if (wait_on(lane, fd))
+		return 0;
+	watch(lane, fd, EPOLL_CTL_DEL);
+	return ENOMEM;
+}
+
+int fcgi_lane_release(struct fcgi_lane *lane)
+{
+	int fd = lane->fd;
+
+	lane->fd = NOTHING;
+	if (fd != NOTHING && lane->fd_watched)
+		watch(lane, fd, EPOLL_CTL_DEL);
+	lane->fd_watched = 0;
+	return fd;
+}
+
+int fcgi_lane_oldest(struct fcgi_lane *lane)
+{
+	int fd = lane->oldest;
+
+	if (fd != NOTHING) {
+		watch(lane, fd, EPOLL_CTL_DEL);
+		leave(lane, fd);
+	}
+	return fd;
+}
+
+int64_t fcgi_lane_due(const struct fcgi_lane *lane, int64_t after)
+{
+	int64_t left;
+
+	if (lane->oldest == NOTHING)
+		return -1;
+	left = lane->places[lane->oldest].since + after - now_ms();
+	return left < 0 ? 0 : left;
+}
+
+/* --- What comes ----------------------------------------------------------------------- */
+
+static int is_name(const uint8_t *list, const struct fcgi_pair *pair, const char *name,
+		   uint32_t length)
+{
+	return pair->name_length == length && !memcmp(list + pair->name, name, length);
+}
+
+/* Whether nothing but the usual is in a request's PARAMS; *is_head is set. */
+static int check_params(const struct fcgi_lane *lane, const uint8_t *list, size_t size,
+			int *is_head)
+{
+	struct fcgi_pair pair;
+	size_t position = 0;
+	uint32_t count = 0;
+	int more;
+
+	*is_head = 0;
+	if (size > lane->most_bytes)
+		return 0;
+	while ((more = fcgi_next_pair(list, size, &position, &pair)) > 0) {
+		const uint8_t *value = list + pair.value;
+
+		if (++count > lane->most_params)
+			return 0; /* though some may be the same */
+		if (is_name(list, &pair, "REQUEST_METHOD", 14))
+			*is_head = pair.value_length == 4 && !memcmp(value, "HEAD", 4);
+		else if (is_name(list, &pair, "CONTENT_LENGTH", 14) && pair.value_length &&
+			 !(pair.value_length == 1 && *value == '0'))
+			return 0; /* a body is missing, or there is something to log */
+	}
+	return !more;
+}
+
+/* Look at a connection that is in no list: FCGI_TURN_NONE if nothing has come. */
+static int look(struct fcgi_lane *lane, int fd, uint8_t watched)
+{
+	ssize_t got = recv(fd, lane->buffer, lane->room, MSG_DONTWAIT);
+	int is_head;
+
+	if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+		return FCGI_TURN_NONE;
+	if (got <= 0) {
+		shut(lane, fd, watched);
+		return CLOSED;
+	}
+	lane->fd = fd;
+	lane->fd_watched = watched;
+	lane->received = (uint32_t)got;
+	if (fcgi_scan_whole(lane->buffer, lane->received, &lane->whole) &&
+	    lane->whole.end == lane->received &&
+	    check_params(lane, lane->buffer + lane->whole.content,
+			 lane->whole.content_length, &is_head))
+		return (int)(lane->whole.content + lane->whole.content_length) +
+		       (is_head ? FCGI_LANE_HEAD : 0);
+	return FCGI_TURN_PART;
+}
+
+/* Take a new connection; FCGI_TURN_NONE if another process was faster. */
+static int take(struct fcgi_lane *lane, int listener)
+{
+	int fd = accept4(lane->listeners[listener], NULL, NULL, SOCK_CLOEXEC), turn;
+	struct pollfd first;
+
+	if (fd < 0) {
+		if (errno == EAGAIN || errno == EWOULDBLOCK)
+			return FCGI_TURN_NONE;
+		lane->error = errno;
+		lane->fd = NOTHING;
+		return FCGI_TURN_ERROR;
+	}
+	if (lane->is_tcp[listener]) {
+		int on = 1;
+
+		/* What is not TCP has no such option. */
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+	}
+	/* The request is nearly always there already: one look saves a registration. */
+	turn = look(lane, fd, 0);
+	if (turn == FCGI_TURN_NONE) {
+		/* Else it is on its way. Who takes the next connection meanwhile takes it
+		 * from another process, which may have nothing to do. */
+		first.fd = fd;
+		first.events = POLLIN;
+		if (poll(&first, 1, FIRST_BYTES_MS) > 0)
+			turn = look(lane, fd, 0);
+	}
+	if (turn == CLOSED)
+		return FCGI_TURN_NONE;
+	if (turn == FCGI_TURN_NONE) {
+		lane->fd = fd;
+		lane->fd_watched = 0;
+		lane->received = 0;
+		return FCGI_TURN_ACCEPTED;
+	}
+	return turn;
+}
+
+/* Go on with the events of the last wait. */
+static int next_event(struct fcgi_lane *lane)
+{
+	while (lane->event_next < lane->event_count) {
+		const struct epoll_event *event = &lane->events[lane->event_next++];
+		int fd = event->data.fd, i, turn;
+
+		if (is_waiting(lane, fd)) {
+			leave(lane, fd);
+			turn = look(lane, fd, 1);
+			if (turn == FCGI_TURN_NONE)
+				wait_on(lane, fd); /* where it was before */
+			else if (turn != CLOSED) {
+				lane->busy = 1;
+				return turn;
+			}
+			continue;
+		}
+		for (i = 0; i < lane->listener_count; i++) {
+			if (lane->listeners[i] == fd)
+				break;
+		}
+		if (i < lane->listener_count) {
+			lane->ready[i] = 1;
+			lane->any_ready = 1;
+			continue;
+		}
+		lane->fd = fd;
+		lane->fd_events = event->events;
+		return FCGI_TURN_OTHER;
+	}
+	return FCGI_TURN_NONE;
+}
+
+/* Take a new connection if nothing else waits, or if it had to wait before: without the
+ * second rule one busy kept connection would shut all others out. */
+static int next_connection(struct fcgi_lane *lane)
+{
+	int i, turn;
+
+	if (!lane->any_ready)
+		return FCGI_TURN_NONE;
+	if (lane->busy && !lane->passed_over) {
+		lane->passed_over = 1;
+		lane->any_ready = 0;
+		memset(lane->ready, 0, sizeof lane->ready);
+		return FCGI_TURN_NONE;
+	}
+	lane->passed_over = 0;
+	for (i = 0; i < lane->listener_count; i++) {
+		if (!lane->ready[i])
+			continue;
+		lane->ready[i] = 0;
+		turn = take(lane, i);
+		if (turn != FCGI_TURN_NONE)
+			return turn;
+	}
+	lane->any_ready = 0;
+	return FCGI_TURN_NONE;
+}
+
+int fcgi_lane_next(struct fcgi_lane *lane, int timeout, int busy)
+{
+	int waited = 0, turn;
+
+	lane->busy |= busy;
+	for (;;) {
+		turn = next_event(lane);
+		if (turn == FCGI_TURN_NONE)
+			turn = next_connection(lane);
+		if (turn != FCGI_TURN_NONE)
+			return turn;
+		lane->busy = 0;
+		if (waited)
+			return FCGI_TURN_NONE;
+		lane->event_next = 0;
+		lane->event_count = epoll_wait(lane->epoll_fd, lane->events, BATCH, timeout);
+		if (lane->event_count < 0) {
+			lane->event_count = 0;
+			if (errno == EINTR)
+				return FCGI_TURN_NONE; /* for the signal handlers */
+			lane->error = errno;
+			return FCGI_TURN_ERROR;
+		}
+		waited = lane->event_count == 0 || timeout >= 0;
+	}
+}
+
+/* --- What goes ------------------------------------------------------------------------ */
+
+static uint8_t *put_header(uint8_t *to, uint8_t type, uint32_t request_id, uint32_t size)
+{
+	to[0] = FCGI_VERSION_1;
+	to[1] = type;
+	to[2] = (uint8_t)(request_id >> 8);
+	to[3] = (uint8_t)request_id;
+	to[4] = (uint8_t)(size >> 8);
+	to[5] = (uint8_t)size;
+	to[6] = to[7] = 0;
+	return to + FCGI_HEADER_LEN;
+}
+
+int64_t fcgi_lane_answer(struct fcgi_lane *lane, uint32_t app_status,
+			 const uint8_t *content, uint32_t size)
+{
+	uint32_t id = lane->whole.request_id;
+	uint8_t *to = lane->answer;
+	size_t whole;
+	ssize_t sent;
+
+	if (lane->fd == NOTHING || size > FCGI_MAX_LENGTH)
+		return -EINVAL;
+	if (size) {
+		to = put_header(to, FCGI_STDOUT, id, size);
+		memcpy(to, content, size);
+		to += size;
+	}
+	to = put_header(to, FCGI_STDOUT, id, 0);
+	to = put_header(to, FCGI_END_REQUEST, id, FCGI_HEADER_LEN);
+	to[0] = (uint8_t)(app_status >> 24);
+	to[1] = (uint8_t)(app_status >> 16);
+	to[2] = (uint8_t)(app_status >> 8);
+	to[3] = (uint8_t)app_status;
+	memset(to + 4, 0, 4); /* FCGI_REQUEST_COMPLETE */
+	whole = (size_t)(to + FCGI_HEADER_LEN - lane->answer);
+	sent = send(lane->fd, lane->answer, whole, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (sent < 0)
+		return -errno;
+	if ((size_t)sent < whole)
+		return (int64_t)(whole - (size_t)sent);
+	if (lane->whole.keep && !lane->fd_watched)
+		lane->fd_watched = !watch(lane, lane->fd, EPOLL_CTL_ADD);
+	/* Without room to keep it, its web server opens another one. */
+	if (!lane->whole.keep || !lane->fd_watched || !wait_on(lane, lane->fd))
+		shut(lane, lane->fd, lane->fd_watched);
+	lane->fd = NOTHING;
+	return 0;
+}

@@ -1,0 +1,44 @@
+/* The short way of a request without a body, in one piece: most of what comes. */
+#include "fcgi.h"
+
+static uint32_t two(const uint8_t *bytes)
+{
+	return (uint32_t)bytes[0] << 8 | bytes[1];
+}
+
+/* Whether a record of this type and request, without content and padding, is there. */
+static int is_end(const uint8_t *header, uint8_t type, uint32_t request_id)
+{
+	return header[0] == FCGI_VERSION_1 && header[1] == type &&
+	       two(header + 2) == request_id && !two(header + 4) && !two(header + 6);
+}
+
+int fcgi_scan_whole(const uint8_t *data, size_t size, struct fcgi_whole *whole)
+{
+	const uint8_t *begin = data, *params = data + 2 * FCGI_HEADER_LEN;
+	uint32_t request_id, length;
+	size_t ends;
+
+	if (size < 5 * FCGI_HEADER_LEN)
+		return 0;
+	request_id = two(begin + 2);
+	if (begin[0] != FCGI_VERSION_1 || begin[1] != FCGI_BEGIN_REQUEST || !request_id ||
+	    two(begin + 4) != FCGI_HEADER_LEN || begin[6] ||
+	    two(begin + FCGI_HEADER_LEN) != FCGI_RESPONDER)
+		return 0;
+	length = two(params + 4);
+	if (params[0] != FCGI_VERSION_1 || params[1] != FCGI_PARAMS ||
+	    two(params + 2) != request_id || !length)
+		return 0;
+	ends = (size_t)3 * FCGI_HEADER_LEN + length + params[6];
+	if (ends + 2 * FCGI_HEADER_LEN > size ||
+	    !is_end(data + ends, FCGI_PARAMS, request_id) ||
+	    !is_end(data + ends + FCGI_HEADER_LEN, FCGI_STDIN, request_id))
+		return 0;
+	whole->request_id = request_id;
+	whole->keep = begin[FCGI_HEADER_LEN + 2] & FCGI_KEEP_CONN;
+	whole->content = 3 * FCGI_HEADER_LEN;
+	whole->content_length = length;
+	whole->end = (uint32_t)(ends + 2 * FCGI_HEADER_LEN);
+	return 1;
+}
