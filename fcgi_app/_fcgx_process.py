@@ -238,7 +238,7 @@ class FcgxProcess:
         self._open.pop(request, None)
         if request.is_cgi and self._pid == os.getpid():
             # The loop's hooks end the process with it, as they do for accept().
-            process_loop._hooks.exit_status = request.app_status
+            process_loop.hooks.exit_status = request.app_status
 
     def abandon(self, request: Request) -> None:
         """Answer a request that nobody has ended and nobody can any more.
@@ -328,7 +328,7 @@ class FcgxProcess:
         for listener in self._opened.values():
             self._release(listener)
         self._release_signals()
-        hooks = process_loop._hooks
+        hooks = process_loop.hooks
         if failed:
             hooks.exit_status = 0  # an exception has one of its own
         elif hooks.exit_status:

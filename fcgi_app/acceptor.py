@@ -194,12 +194,7 @@ class Acceptor(Places):
         for key, events in self._select(wait):
             owner = key.data
             if isinstance(owner, Transport):
-                if events & EVENT_WRITE:
-                    owner.send_replies()
-                if events & EVENT_READ:
-                    came |= owner.receive()
-                if not owner.serving:  # else it stays where it is meanwhile
-                    self.settle(owner)
+                came |= self._serve(owner, events)
             elif owner is None:
                 self._clear_wake()
             else:
@@ -210,6 +205,17 @@ class Acceptor(Places):
             self._consider(listener)
         if self._paused_until and monotonic() >= self._paused_until:
             self._resume_accepting()
+        return came
+
+    def _serve(self, transport: Transport, events: int) -> bool:
+        """Do what a connection is ready for; whether anything came in."""
+        came = False
+        if events & EVENT_WRITE:
+            transport.send_replies()
+        if events & EVENT_READ:
+            came = transport.receive()
+        if not transport.serving:  # else it stays where it is meanwhile
+            self.settle(transport)
         return came
 
     def _time_to_wait(self, until: float | None) -> float | None:

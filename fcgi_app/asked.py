@@ -25,29 +25,34 @@ class Asked:
 
     Attributes:
         params_content: PARAMS as they came; None for CGI.
+        params_list: the same with FCGI_ROLE as last pair, to be parsed when somebody
+            looks at the params; None where they were parsed before.
+        is_head: the method is HEAD, so that a body must not be sent.
     """
-
-    __slots__ = (
-        "_body",
-        "_data",
-        "_params",
-        "_settings",
-        "params_content",
-        "params_map",
-        "request_id",
-        "role",
-    )
 
     role: int
     request_id: int
-    params_map: dict[bytes, bytes]
-    params_content: bytes | None
+    params_content: bytes | None = None
+    params_list: bytes | None = None
+    is_head: bool
+    _params_map: dict[bytes, bytes] | None
     _body: InputBuffer
-    _data: InputBuffer | None
-    _params: dict[str, str] | None
+    _data: InputBuffer | None = None
+    _params: dict[str, str] | None = None
     _settings: Settings
 
     # Params
+
+    @property
+    def params_map(self) -> dict[bytes, bytes]:
+        """The params as bytes, parsed when they are first looked at."""
+        found = self._params_map
+        if found is None:
+            from .paramlist import parse_list  # only C gives lists
+
+            assert self.params_list is not None
+            found = self._params_map = parse_list(self.params_list)
+        return found
 
     @property
     def params(self) -> Mapping[str, str]:
@@ -62,14 +67,11 @@ class Asked:
     @property
     def raw_params(self) -> list[tuple[bytes, bytes]]:
         """The params as pairs of bytes in wire order; names may repeat."""
+        if self.params_list is not None:
+            return parse_params(self.params_list)[:-1]
         if self.params_content is None:  # CGI has no wire
             return list(self.params_map.items())
         return parse_params(self.params_content)
-
-    @property
-    def is_head(self) -> bool:
-        """Whether the method is HEAD, so that a body must not be sent."""
-        return self.params_map.get(b"REQUEST_METHOD") == b"HEAD"
 
     @property
     def owns_descriptors(self) -> bool:

@@ -105,6 +105,9 @@ class CgiChannel:
         """Have ``callback`` called once nobody reads descriptor 1 any more."""
         return AbortWatch(self.stdout, 0, callback)
 
+    def detach(self, request: Request) -> None:
+        """Nothing to do: the other process has the same descriptors."""
+
     def hand_over(self, request: Request) -> None:
         """Nothing to do: the other process has the same descriptors."""
 
@@ -122,9 +125,9 @@ class CgiEnviron:
     10 ms of loading ctypes.
     """
 
-    def enter(self, params: Mapping[bytes, bytes], varied: object = None) -> None:
+    def enter_request(self, request: Request) -> None:
         """Set FCGI_ROLE, and drop HTTP_PROXY, which a client's header has made."""
-        os.environ["FCGI_ROLE"] = os.fsdecode(params[b"FCGI_ROLE"])
+        os.environ["FCGI_ROLE"] = os.fsdecode(request.params_map[b"FCGI_ROLE"])
         os.environ.pop("HTTP_PROXY", None)
 
     def leave(self) -> None:

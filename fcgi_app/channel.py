@@ -40,6 +40,9 @@ class Channel(Protocol):
     ) -> AbstractContextManager[object]:
         """Have ``callback`` called once it is aborted; leaving the result ends that."""
 
+    def detach(self, request: Request) -> None:
+        """Make ready for a forked child that shall answer the request."""
+
     def hand_over(self, request: Request) -> None:
         """Give the request up: another process answers it (``detach``)."""
 

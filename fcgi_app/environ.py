@@ -15,14 +15,14 @@ import os
 from array import array
 from functools import lru_cache
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ._log import log_info, log_warning
 from .cenviron import Layout, Repeat, Vectors, open_libc
 from .envnames import WARNING, find_objection, is_meta_variable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["EnvironSwap"]
 
@@ -36,6 +36,19 @@ _MAX_REPORTS = 100
 
 
 _find_cached_objection = lru_cache(maxsize=512)(find_objection)
+
+
+class Asked(Protocol):
+    """What is looked at of a request."""
+
+    @property
+    def params_map(self) -> dict[bytes, bytes]:
+        """Names and values as they came."""
+
+    varied: tuple[object, Mapping[bytes, bytes]] | None
+    """See `EnvironSwap.enter`."""
+    params_list: bytes | None
+    """The params as a name-value list, if they are to be parsed only when needed."""
 
 
 class _Usual(NamedTuple):
@@ -103,13 +116,20 @@ class EnvironSwap:
             return not (replace or is_meta_variable(name))
 
         self._base = {n: v for n, v in self._process.items() if is_base(n)}
-        libc = open_libc()
-        self._vectors = None if libc is None else Vectors(*libc, is_base)
+        self._vectors = self._make_vectors(is_base)
         self._has_data = self._find_data()
         self._reported: set[bytes] = set()
         self._layouts: dict[tuple[bytes, ...], Layout] = {}
         self._latest = self._lay_out(())
         self._usual: _Usual | None = None
+
+    def _make_vectors(self, is_base: Callable[[bytes], bool]) -> Vectors | None:
+        libc = open_libc()
+        return None if libc is None else Vectors(*libc, is_base)
+
+    def enter_request(self, request: Asked) -> None:
+        """Make the environment that of a request: `enter` with its params."""
+        self.enter(request.params_map, request.varied)
 
     def enter(
         self,
@@ -230,17 +250,21 @@ class EnvironSwap:
             if name  # "=x" in C's vector; putenv refuses it
         )
 
-    def _lay_out(self, names: tuple[bytes, ...]) -> Layout:
-        kept: list[bytes] = []
-        dropped: list[tuple[int, bytes]] = []
-        for index, name in enumerate(names):
+    def _find_hidden(self, names: Iterable[bytes]) -> frozenset[bytes]:
+        """Return those that may not enter the environment, each reported once."""
+        hidden: set[bytes] = set()
+        for name in names:
             short = len(name) <= _MAX_CACHED_NAME
             objection = (_find_cached_objection if short else find_objection)(name)
-            if objection is None:
-                kept.append(name)
-            else:
+            if objection is not None:
                 self._report(name, *objection)
-                dropped.append((index, name))
+                hidden.add(name)
+        return frozenset(hidden)
+
+    def _lay_out(self, names: tuple[bytes, ...]) -> Layout:
+        hidden = self._find_hidden(names)
+        kept = [name for name in names if name not in hidden]
+        dropped = [(i, name) for i, name in enumerate(names) if name in hidden]
         layout = Layout(
             names,
             dropped[::-1],

@@ -160,11 +160,23 @@ class Link:
         return connection.receiving() or connection.mid_record
 
     @property
+    def can_rest(self) -> bool:
+        """Whether nothing at all is under way on it, and it is to stay."""
+        return (
+            self.keep
+            and self._connection.idle
+            and not (self.requests or self.owed or self.lingering)
+            and not (self.closed or self.eof or self.deaf or self._outlet.queue)
+        )
+
+    @property
     def peer_name(self) -> str:
         """The peer, for the log."""
         if isinstance(self._peer, tuple):
             host, port = self._peer[:2]
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if self.sock.family != socket.AF_UNIX:
+            return "a web server that has gone"
         return "a Unix socket" + (f" bound to {self._peer!r}" if self._peer else "")
 
     # What comes next
@@ -239,6 +251,11 @@ class Link:
     def give_up(self) -> None:
         """End what is owed, or drop it and close: the peer was silent for too long."""
         raise NotImplementedError
+
+    def give_up_socket(self) -> int:
+        """Be closed, without closing the socket; return its descriptor."""
+        self.closed = self.eof = self.deaf = True
+        return self.sock.detach()
 
     def close(self) -> None:
         """Close the socket; idempotent."""

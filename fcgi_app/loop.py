@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .accesslog import AccessLog
     from .cgi import CgiEnviron
     from .environ import EnvironSwap
+    from .shortcut import Shortcut
     from .watching import Source
 
 __all__ = ["Loop", "process_loop"]
@@ -60,10 +61,11 @@ class Loop:
         self._stop_asked = False
         self._texts: tuple[TextIn, TextOut, TextOut] | None = None
         self._originals: tuple[Any, Any, Any] = (None, None, None)
-        self._hooks = ProcessHooks(self)
+        self.hooks = ProcessHooks(self)
         self._pid = os.getpid()
         self._listening_pid = 0  # of the process that opened our own sockets
-        self.current: Request | None = None
+        self._current: Request | None = None
+        self._shortcut: Shortcut | None = None
         self.before_swap: list[Callable[[], object]] = []
         """Called before the streams change hands: a request is to begin, or to end."""
 
@@ -109,7 +111,7 @@ class Loop:
             self._start_cgi()
         self._pid = os.getpid()  # a fork may have come before
         self._started = True
-        self._hooks.install()
+        self.hooks.install()
         if self._stop_asked:
             self.stop()
 
@@ -133,16 +135,17 @@ class Loop:
                 listeners, self._settings, admits, release
             )
             return  # run_threads knows how many requests there may be
-        self._acceptor = Acceptor(listeners, self._settings, admits, release)
+        acceptor_class, swap_class = _best_classes()
+        self._acceptor = acceptor_class(listeners, self._settings, admits, release)
         self._source = watched(
             self._acceptor,
             self.stop,
             self._log,
             owns_stderr=not self._settings.descriptors,
         )
-        from .environ import EnvironSwap
-
-        self._swap = EnvironSwap(replace=self._settings.replace_environ)
+        self._swap = swap_class(replace=self._settings.replace_environ)
+        if acceptor_class is not Acceptor:
+            self._open_shortcut(self._settings)
 
     def _start_cgi(self) -> None:
         from .cgi import CgiEnviron
@@ -159,6 +162,17 @@ class Loop:
         listener.close()
 
     @property
+    def current(self) -> Request | None:
+        """The current request; None outside of one."""
+        if self._shortcut is not None and self._shortcut.open:
+            self._shortcut.promote()
+        return self._current
+
+    @current.setter
+    def current(self, request: Request | None) -> None:
+        self._current = request
+
+    @property
     def is_cgi(self) -> bool:
         """Whether the process is a CGI program."""
         self.start()
@@ -173,8 +187,12 @@ class Loop:
 
     def accept(self, timeout: float | None, descriptors: bool | None) -> bool:
         """Finish the request before, wait for the next, make the process its own."""
-        while self.current is not None:  # a callback may have accepted another one
-            self.finish()
+        shortcut = self._shortcut
+        if shortcut is None or not shortcut.end():
+            while self.current is not None:  # a callback may have accepted another one
+                self.finish()
+        if shortcut is not None and timeout is None and shortcut.begin():
+            return True
         if not self._started:
             if descriptors is not None and not self._over:
                 self._changes["descriptors"] = descriptors
@@ -210,12 +228,33 @@ class Loop:
             settle()
         self.current = request
         request.host = self
-        self._hooks.leaving = None
-        self._swap.enter(request.params_map, request.varied)
+        self.hooks.leaving = None
+        self._swap.enter_request(request)
         for text in self._texts:
             text.bind(request)
         sys.stdin, sys.stdout, sys.stderr = self._texts
         return not request.owns_descriptors or self._give_descriptors(request)
+
+    def _open_shortcut(self, settings: Settings) -> None:
+        """From now on, take the short way where everything is as usual."""
+        from .lane import LaneAcceptor
+
+        if (
+            not isinstance(self._acceptor, LaneAcceptor)
+            or self._source is not self._acceptor  # somebody wants to know of requests
+            or settings.descriptors
+            or settings.passthrough
+        ):
+            return
+        from .lazyenviron import LazyEnvironSwap
+        from .shortcut import Shortcut
+
+        assert isinstance(self._swap, LazyEnvironSwap)
+        self.install_streams()
+        assert self._texts is not None
+        self._shortcut = Shortcut(
+            self, self._acceptor, self._swap, self._texts, settings
+        )
 
     def _give_descriptors(self, request: Request) -> bool:
         """Let descriptors 0 to 2 be the request's; answer 500 where they cannot."""
@@ -276,7 +315,7 @@ class Loop:
             text.bind(None)
         self._swap.leave()
         if request.is_cgi:
-            self._hooks.exit_status = request.app_status
+            self.hooks.exit_status = request.app_status
 
     def start_filter_data(self) -> None:
         """Let ``sys.stdin``, and descriptor 0 if it is the request's, give DATA."""
@@ -288,7 +327,7 @@ class Loop:
         """Set the app_status; a ``sys.exit`` that somebody has caught is forgotten."""
         if self.current is not None:
             self.current.app_status = status
-            self._hooks.leaving = None
+            self.hooks.leaving = None
 
     def run(
         self, handler: Callable[[Request], object], descriptors: bool | None
@@ -304,7 +343,7 @@ class Loop:
             except BaseException:
                 self.finish()
                 raise
-            self._hooks.leaving = None
+            self.hooks.leaving = None
             self.finish()
 
     def run_threads(self, handler: Callable[[Request], object], threads: int) -> None:
@@ -345,7 +384,7 @@ class Loop:
     def _end(self) -> None:
         """No request will come any more: put everything back."""
         self._over = True
-        self._hooks.remove()
+        self.hooks.remove()
         self.remove_streams()
 
     # The standard streams
@@ -375,7 +414,7 @@ class Loop:
             TextOut("stderr", sys.stderr),
         )
         sys.stdin, sys.stdout, sys.stderr = self._texts
-        self._hooks.watch_exit()
+        self.hooks.watch_exit()
 
     def remove_streams(self) -> None:
         """Put the process's own streams back where ours are still in place."""
@@ -421,6 +460,8 @@ class Loop:
 
     def after_fork(self) -> None:
         """In a forked child: the parent's request and connections are not ours."""
+        if self._shortcut is not None and self._shortcut.open:
+            self._shortcut.forget()
         request, self.current = self.current, None
         keep: Any = None
         if request is not None and request._detached:
@@ -434,6 +475,25 @@ class Loop:
                     text.bind(None)
         if self._acceptor is not None and not self._threaded:  # which sees to it itself
             self._acceptor.abandon((keep,) if keep is not None else ())
+
+
+def _best_classes() -> tuple[type[Acceptor], type[EnvironSwap]]:
+    """Give what does the hot work: in C, or in Python."""
+    import selectors
+
+    from ._backend import BACKEND
+
+    # Somebody may have put another selector in the place of this one.
+    epoll = getattr(selectors, "EpollSelector", None)
+    if BACKEND == "native" and selectors.DefaultSelector is epoll:
+        from .lane import LaneAcceptor
+        from .lazyenviron import LazyEnvironSwap
+
+        return LaneAcceptor, LazyEnvironSwap
+    from .acceptor import Acceptor
+    from .environ import EnvironSwap
+
+    return Acceptor, EnvironSwap
 
 
 def _closed_socket() -> socket.socket:

@@ -64,33 +64,33 @@ class Request(Asked):
         unwanted: the web server aborted the request; its output is dropped.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_aborted",
-        "_channel",
-        "_detached",
-        "_failed",
-        "_filtering",
-        "_finished",
-        "_pid",
-        "_pool",
-        "_stderr",
-        "_stdin",
-        "_stdout",
-        "app_status",
-        "descriptors",
-        "dispatched",
-        "host",
-        "observer",
-        "passthrough",
-        "running",
-        "state",
-        "strict",
-        "texts",
-        "unwanted",
-        "varied",
-        "watchful",
-    )
+    # The defaults of what most requests never change stand here, and not in the call
+    # that makes one: there is one for each request.
+    varied: tuple[object, Mapping[bytes, bytes]] | None = None
+    """How ``params_map`` varies from that of other requests (``environ``)."""
+    app_status = 0
+    strict = False
+    unwanted = False
+    state: Any = None
+    """The channel's own handle for this request."""
+    dispatched = False  # handed to the queue of those that may run
+    running = False  # the application has it
+    host: Host | None = None
+    observer: Observer | None = None
+    descriptors: DescriptorStreams | None = None
+    """Its descriptors 0, 1 and 2, while it has them."""
+    texts: dict[str, Any] | None = None
+    """The text streams that threads have made for it (``following``)."""
+    watchful = False  # the application waits for its abort
+    _failed = 0
+    _aborted = False
+    _filtering = False
+    _finished = False
+    _detached = False
+    _stdin: BinaryIO | None = None
+    _stdout: StdoutStream | None = None
+    _stderr: StderrStream | None = None
+    _pool: Pool | None = None
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Request(Asked):
         settings: Settings,
         role: int,
         request_id: int,
-        params: dict[bytes, bytes],
+        params: dict[bytes, bytes] | None,
         body: InputBuffer | None = None,
     ) -> None:
         # All here, and not by super(): one is made for each request.
@@ -106,40 +106,14 @@ class Request(Asked):
         self._settings = settings
         self.role = role
         self.request_id = request_id
-        # A FCGI_ROLE on the wire must not win over the role that was asked for.
-        params[b"FCGI_ROLE"] = _ROLE_NAMES[role]
-        self.params_map = params
-        self.params_content = None
-        self.varied: tuple[object, Mapping[bytes, bytes]] | None = None
-        """How ``params_map`` varies from that of other requests (``environ``)."""
-        self.app_status = 0
+        if params is not None:
+            # A FCGI_ROLE on the wire must not win over the role that was asked for.
+            params[b"FCGI_ROLE"] = _ROLE_NAMES[role]
+            self.is_head = params.get(b"REQUEST_METHOD") == b"HEAD"
+        self._params_map = params
         self.passthrough = settings.passthrough
-        self.strict = False
-        self.unwanted = False
-        self.state: Any = None
-        """The channel's own handle for this request."""
-        self.dispatched = False  # handed to the queue of those that may run
-        self.running = False  # the application has it
-        self.host: Host | None = None
-        self.observer: Observer | None = None
-        self.descriptors: DescriptorStreams | None = None
-        """Its descriptors 0, 1 and 2, while it has them."""
-        self.texts: dict[str, Any] | None = None
-        """The text streams that threads have made for it (``following``)."""
-        self.watchful = False  # the application waits for its abort
-        self._failed = 0
-        self._aborted = False
         self._body = InputBuffer() if body is None else body
-        self._data = None
-        self._filtering = False
-        self._finished = False
-        self._detached = False
         self._pid = _pid
-        self._params = None
-        self._stdin: BinaryIO | None = None
-        self._stdout: StdoutStream | None = None
-        self._stderr: StderrStream | None = None
-        self._pool: Pool | None = None
 
     # Streams
 
@@ -425,6 +399,7 @@ class Request(Asked):
         and goes on. (Perl's meaning of FCGX_Detach.)
         """
         self.response.flush()
+        self._channel.detach(self)
         self._detached = True
 
     def attach(self) -> None:

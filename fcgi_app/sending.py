@@ -87,14 +87,20 @@ class SendingLink(Link):
         else:
             self._after_end(state)
 
-    def _end_shortly(self, request: Request, stdout: bytes) -> None:
-        """Send the usual end of a response: one short piece, and nothing owed."""
+    def _end_shortly(self, request: Request, stdout: bytes, left: int = 0) -> None:
+        """Send the usual end of a response: one short piece, and nothing owed.
+
+        Args:
+            request: its input has ended.
+            stdout: the rest of the response.
+            left: bytes of all this that are still to be sent; 0: all.
+        """
         connection = self._connection
         state = request.state
         data = connection.short_response(state, stdout, request.app_status)
         requests = self.requests
         try:
-            if not self._outlet.send_at_once(data):
+            if not self._outlet.send_at_once(data[-left:]):
                 self._send([])
         except OSError as error:
             log_info("%s: its end could not be sent: %s", request, error)
@@ -132,6 +138,9 @@ class SendingLink(Link):
             and len(self.requests) == 1
             and not self._connection.receiving(but=request.state)
         )
+
+    def detach(self, request: Request) -> None:
+        """Nothing to do: the connection is one that a child can share."""
 
     def hand_over(self, request: Request) -> None:
         """Close this process's copy of the connection, without shutting it down."""

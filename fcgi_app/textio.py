@@ -65,6 +65,7 @@ class TextOut(io.TextIOBase):
         "errors",
         "line_buffering",
         "name",
+        "room",
     )
     closed: bool
     encoding: str
@@ -79,6 +80,7 @@ class TextOut(io.TextIOBase):
         self._source: Any = None
         # Takes encoded text; None: not known yet, or not as simple as that.
         self._put: Callable[[bytes], object] | None = None
+        self.room = 0
         self._changed = False
         self._following: _FollowingBuffer | None = None
         self._forget_changes()
@@ -100,6 +102,30 @@ class TextOut(io.TextIOBase):
         self._source = source
         self._stream = self._put = None
 
+    def gather(self, source: object, parts: list[bytes], room: int) -> None:
+        """Put text into ``parts``, of so many bytes; ask ``source`` when it is full.
+
+        ``source`` is asked for its stream as well when anything else is done than to
+        write; it calls `follow` then.
+        """
+        if self._changed:
+            self._forget_changes()
+        self._source = source
+        self._stream = None
+        self._put = parts.append
+        self.room = room
+
+    def gather_no_more(self) -> None:
+        """Write to the process's own stream."""
+        self._source = self._stream = self._put = None
+
+    def follow(self, source: object, stream: BinaryOut) -> None:
+        """Go on with ``stream``, which has got all that was gathered."""
+        self._source = source
+        self._stream = stream
+        self._put = stream.write
+        self.room = sys.maxsize
+
     def fall_back(self, own: TextIO | None) -> None:
         """Write to ``own`` from now on where nothing is bound; None: drop it."""
         self._own = own
@@ -111,6 +137,7 @@ class TextOut(io.TextIOBase):
             self._stream = getattr(self._source, self._member)
             if not self._changed:
                 self._put = self._stream.write
+                self.room = sys.maxsize
         return self._stream
 
     def _change(self) -> None:
@@ -129,11 +156,22 @@ class TextOut(io.TextIOBase):
             put = self._put
             assert put is not None
         try:
-            data = text.encode(_ENCODING, _ERRORS)
+            data = text.encode("utf-8", "surrogateescape")
         except AttributeError:
             raise _not_text(text) from None
-        put(data)
+        self.room = room = self.room - len(data)
+        if room < 0:
+            self._write_beyond(data)
+        else:
+            put(data)
         return len(text)
+
+    def _write_beyond(self, data: bytes) -> None:
+        """Write what is too much to be gathered."""
+        self.room += len(data)  # it counts what has been gathered
+        stream = self._bound
+        assert stream is not None
+        stream.write(data)
 
     def _write_slowly(self, text: str) -> int:
         if not isinstance(text, str):
@@ -167,7 +205,11 @@ class TextOut(io.TextIOBase):
             return
         if self._source is not None:
             # If nothing has been written there is no stream yet.
-            if self._stream is not None and not _called_by_interpreter():
+            if self._put is not None and not _called_by_interpreter():
+                stream = self._bound
+                if stream is not None:
+                    stream.flush()
+            elif self._stream is not None and not _called_by_interpreter():
                 self._stream.flush()
         elif self._own is not None:
             self._own.flush()

@@ -185,6 +185,12 @@ class Transport(SendingLink):
             request._input_ended()
         self._ready(request)
 
+    def resume(self, request: Request, keep_conn: bool) -> None:
+        """Carry a request that has come whole, and elsewhere."""
+        request.state = self._connection.resume(request.request_id, keep_conn)
+        request._channel = self
+        self.requests.append(request)
+
     def _on_stdin(self, event: StdinReceived) -> None:
         request = self._find(event.request)
         if request is None or request.finished:

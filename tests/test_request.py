@@ -82,6 +82,9 @@ class FakeChannel:
     def refuse(self, request: Request) -> None:
         self.log.append(("refuse", b""))
 
+    def detach(self, request: Request) -> None:
+        self.log.append(("detach", b""))
+
     def hand_over(self, request: Request) -> None:
         self.log.append(("hand over", b""))
 
@@ -534,7 +537,7 @@ class TestEnd:
         request.stdout.write(HEAD)
         request.detach()
         request.finish()
-        assert channel.log == [("stdout", HEAD), ("hand over", b"")]
+        assert channel.log == [("stdout", HEAD), ("detach", b""), ("hand over", b"")]
 
     def test_forked_child(self) -> None:
         """In a forked child finish does nothing at all."""

@@ -43,7 +43,6 @@ struct fcgi_environ {
 	size_t slots;
 	struct fcgi_pair *pairs;     /* of the list that is looked at */
 	size_t pair_room;
-	char *extra;
 	struct layout *layouts[LAYOUTS];
 	size_t layout_count;
 	struct layout *latest;
@@ -205,7 +204,7 @@ static int lay_out(struct fcgi_environ *env, struct layout *layout, const uint8_
 	layout->names = malloc(layout->names_size + 1);
 	layout->lengths = calloc(layout->count + 1, sizeof *layout->lengths);
 	layout->keep = malloc(layout->count + 1);
-	layout->tail = calloc(env->count + 2, sizeof *layout->tail);
+	layout->tail = calloc(env->count + 1, sizeof *layout->tail);
 	if (!layout->names || !layout->lengths || !layout->keep || !layout->tail)
 		return 0;
 	name = layout->names;
@@ -221,32 +220,12 @@ static int lay_out(struct fcgi_environ *env, struct layout *layout, const uint8_
 		if (base[i])
 			layout->tail[layout->tail_count++] = env->saved_vector[i];
 	}
-	if (env->extra)
-		layout->tail[layout->tail_count++] = env->extra;
 	layout->tail_count++; /* NULL */
 	return 1;
 }
 
-/* Have the string in memory that stays; 0: there is none. */
-static int keep_extra(struct fcgi_environ *env, const char *extra)
-{
-	char *kept;
-
-	if (!*extra) {
-		env->extra = NULL;
-		return 1;
-	}
-	if (env->extra && !strcmp(env->extra, extra))
-		return 1;
-	kept = keep_for_ever(env, strlen(extra) + 1);
-	if (!kept)
-		return 0;
-	env->extra = strcpy(kept, extra);
-	return 1;
-}
-
 int64_t fcgi_environ_learn(struct fcgi_environ *env, const uint8_t *list, size_t size,
-			   const uint8_t *keep, const uint8_t *base, const char *extra)
+			   const uint8_t *keep, const uint8_t *base)
 {
 	struct layout *layout;
 	int64_t count = read_pairs(env, list, size);
@@ -256,7 +235,7 @@ int64_t fcgi_environ_learn(struct fcgi_environ *env, const uint8_t *list, size_t
 	layout = calloc(1, sizeof *layout);
 	if (layout)
 		layout->count = (size_t)count;
-	if (!layout || !keep_extra(env, extra) || !lay_out(env, layout, list, keep, base)) {
+	if (!layout || !lay_out(env, layout, list, keep, base)) {
 		free_layout(layout);
 		return FCGI_NO_MEMORY;
 	}

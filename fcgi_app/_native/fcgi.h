@@ -80,9 +80,9 @@ enum fcgi_shown {
 /* Learn what becomes of lists with the names of this one, in their order.
  *
  * keep: for each pair, whether it is shown. base: for each string of the process,
- * whether that is. extra: NAME=VALUE with its NUL, or empty; shown as well. */
+ * whether that is. The result is that of fcgi_environ_show, which is still to come. */
 int64_t fcgi_environ_learn(struct fcgi_environ *env, const uint8_t *list, size_t size,
-			   const uint8_t *keep, const uint8_t *base, const char *extra);
+			   const uint8_t *keep, const uint8_t *base);
 
 /* Forget all that was learnt. */
 void fcgi_environ_forget(struct fcgi_environ *env);
@@ -99,54 +99,66 @@ void fcgi_environ_restore(struct fcgi_environ *env);
 struct fcgi_lane;
 
 enum fcgi_turn {
-	/* Greater than 0: a whole request is there, this is the end of its PARAMS, which
-	 * begin at FCGI_LANE_CONTENT of the buffer; FCGI_LANE_HEAD is added if its method
-	 * is HEAD. */
+	/* Greater than 0: a whole request is there. The lowest bits are the end of its
+	 * PARAMS, which begin at FCGI_LANE_CONTENT of the buffer, with a pair FCGI_ROLE
+	 * behind them; FCGI_LANE_HEAD is set if its method is HEAD; from bit FCGI_LANE_ID
+	 * on its id follows. */
 	FCGI_LANE_CONTENT = 24,
 	FCGI_LANE_HEAD = 1 << 24,
-	FCGI_TURN_NONE = 0,      /* nothing came in time */
-	FCGI_TURN_OTHER = -1,    /* an event on a descriptor that is not the lane's */
-	FCGI_TURN_PART = -2,     /* something else than a whole request has come */
-	FCGI_TURN_ACCEPTED = -3, /* a connection on which nothing has come yet */
-	FCGI_TURN_ERROR = -4,    /* accept(2) or epoll_wait(2) failed */
+	FCGI_LANE_ID = 32,
+	FCGI_TURN_NONE = 0,    /* nothing came in time, or a signal did */
+	FCGI_TURN_OTHER = -1,  /* an event on a descriptor that is not the lane's */
+	FCGI_TURN_PART = -2,   /* a connection on which not just a whole request has come */
+	FCGI_TURN_ERROR = -3,  /* accept(2) failed */
+	FCGI_TURN_BROKEN = -4, /* epoll_wait(2) failed */
 };
 
+/* A lane on the caller's epoll instance, whose reads are of room bytes. */
 struct fcgi_lane *fcgi_lane_new(int epoll_fd, uint32_t room, uint32_t most_params,
 				uint32_t most_bytes);
 void fcgi_lane_free(struct fcgi_lane *lane);
 
+/* Accept on a socket, which the caller watches; 0: there are too many. */
 int fcgi_lane_listen(struct fcgi_lane *lane, int fd, int is_tcp);
 void fcgi_lane_unlisten(struct fcgi_lane *lane);
 
+/* Wait timeout milliseconds (-1: for ever) for the next thing to do. What is to be
+ * answered or released is given again until that is done. busy: requests from elsewhere
+ * are waiting. */
+int64_t fcgi_lane_next(struct fcgi_lane *lane, int timeout, int busy);
+
+/* What goes with the result: the bytes received, and how many; whether the connection
+ * of a whole request is to be kept; descriptor and epoll's events; the errno. */
 uint8_t *fcgi_lane_buffer(struct fcgi_lane *lane);
-int fcgi_lane_fd(const struct fcgi_lane *lane);
-uint32_t fcgi_lane_events(const struct fcgi_lane *lane);
 uint32_t fcgi_lane_received(const struct fcgi_lane *lane);
-int fcgi_lane_error(const struct fcgi_lane *lane);
-uint32_t fcgi_lane_request_id(const struct fcgi_lane *lane);
 uint32_t fcgi_lane_keep(const struct fcgi_lane *lane);
-uint32_t fcgi_lane_count(const struct fcgi_lane *lane);
+int fcgi_lane_other(const struct fcgi_lane *lane);
+uint32_t fcgi_lane_events(const struct fcgi_lane *lane);
+int fcgi_lane_error(const struct fcgi_lane *lane);
 
-/* Wait timeout milliseconds (-1: for ever) for the next thing to do. busy: requests of
- * other connections are waiting or have been served since the last look. */
-int fcgi_lane_next(struct fcgi_lane *lane, int timeout, int busy);
-
-/* Answer the request that fcgi_lane_next has given, with all its STDOUT and its end.
- * 0: done; the connection is kept or closed. Greater: so many bytes could not be sent, or
- * all (-errno): the connection is left as it is. */
+/* Answer the request that was given, with all its STDOUT and its end. 0: done, the
+ * connection is kept or closed. Greater: so many bytes could not be sent; less: none, and
+ * this is -errno: the connection is left as it is. */
 int64_t fcgi_lane_answer(struct fcgi_lane *lane, uint32_t app_status,
 			 const uint8_t *content, uint32_t size);
 
-/* Give up the connection of the present request or part, without closing it. */
+/* Give up the connection of what was given, and return it; -1: there is none. */
 int fcgi_lane_release(struct fcgi_lane *lane);
 
 /* Take a connection on which nothing is under way; 0, or an errno. */
 int fcgi_lane_adopt(struct fcgi_lane *lane, int fd);
 
-/* Give up the idle connection that is unused longest, and return it; -1: there is none. */
+/* How many connections wait, and may wait. */
+uint32_t fcgi_lane_count(const struct fcgi_lane *lane);
+void fcgi_lane_limit(struct fcgi_lane *lane, uint32_t most);
+
+/* Give up the one that is unused longest, and return it; -1: there is none. */
 int fcgi_lane_oldest(struct fcgi_lane *lane);
 
-/* Milliseconds until the oldest idle connection has been unused for so many; -1: none. */
+/* Milliseconds until that has been unused for so many; -1: there is none. */
 int64_t fcgi_lane_due(const struct fcgi_lane *lane, int64_t after);
+
+/* Close all of them, and leave epoll alone, which in a forked child is the parent's. */
+void fcgi_lane_abandon(struct fcgi_lane *lane);
 
 #endif

@@ -22,7 +22,11 @@
 
 #include "fcgi.h"
 
+/* What os.environ has of every request, whatever the web server sends under the name. */
+static const uint8_t ROLE[] = "\x09\x09" "FCGI_ROLE" "RESPONDER";
+
 enum {
+	ROLE_SIZE = sizeof ROLE - 1,
 	BATCH = 64,
 	LISTENERS = 8,
 	FIRST_BYTES_MS = 2, /* nginx and httpd send their request some 10 us after connect(2) */
@@ -50,9 +54,14 @@ struct fcgi_lane {
 	uint8_t is_tcp[LISTENERS], ready[LISTENERS];
 	int listener_count, any_ready;
 	int busy, passed_over;
-	int fd;               /* of the request or the event that was given last */
+	uint32_t most;        /* connections; beyond it, the oldest that waits goes */
+	int fd;               /* of what was given last, until it is answered or released */
 	uint8_t fd_watched;
-	uint32_t fd_events, received;
+	uint8_t cut;          /* its answer went out in part: the rest is the caller's */
+	int64_t turn;         /* what was given then */
+	uint32_t received;
+	int other_fd;
+	uint32_t other_events;
 	int error;
 	struct fcgi_whole whole;
 	uint8_t *buffer;
@@ -74,7 +83,7 @@ struct fcgi_lane *fcgi_lane_new(int epoll_fd, uint32_t room, uint32_t most_param
 
 	if (!lane)
 		return NULL;
-	lane->buffer = malloc(room ? room : 1);
+	lane->buffer = malloc((size_t)room + ROLE_SIZE);
 	if (!lane->buffer) {
 		free(lane);
 		return NULL;
@@ -83,6 +92,7 @@ struct fcgi_lane *fcgi_lane_new(int epoll_fd, uint32_t room, uint32_t most_param
 	lane->room = room;
 	lane->most_params = most_params;
 	lane->most_bytes = most_bytes;
+	lane->most = UINT32_MAX;
 	lane->fd = lane->oldest = lane->newest = NOTHING;
 	return lane;
 }
@@ -116,14 +126,14 @@ uint8_t *fcgi_lane_buffer(struct fcgi_lane *lane)
 	return lane->buffer;
 }
 
-int fcgi_lane_fd(const struct fcgi_lane *lane)
+int fcgi_lane_other(const struct fcgi_lane *lane)
 {
-	return lane->fd;
+	return lane->other_fd;
 }
 
 uint32_t fcgi_lane_events(const struct fcgi_lane *lane)
 {
-	return lane->fd_events;
+	return lane->other_events;
 }
 
 uint32_t fcgi_lane_received(const struct fcgi_lane *lane)
@@ -136,11 +146,6 @@ int fcgi_lane_error(const struct fcgi_lane *lane)
 	return lane->error;
 }
 
-uint32_t fcgi_lane_request_id(const struct fcgi_lane *lane)
-{
-	return lane->whole.request_id;
-}
-
 uint32_t fcgi_lane_keep(const struct fcgi_lane *lane)
 {
 	return lane->whole.keep;
@@ -149,6 +154,11 @@ uint32_t fcgi_lane_keep(const struct fcgi_lane *lane)
 uint32_t fcgi_lane_count(const struct fcgi_lane *lane)
 {
 	return lane->count;
+}
+
+void fcgi_lane_limit(struct fcgi_lane *lane, uint32_t most)
+{
+	lane->most = most;
 }
 
 /* --- Who waits ---------------------------------------------------------------------- */
@@ -260,6 +270,23 @@ int fcgi_lane_oldest(struct fcgi_lane *lane)
 	return fd;
 }
 
+void fcgi_lane_abandon(struct fcgi_lane *lane)
+{
+	int fd = lane->oldest;
+
+	while (fd != NOTHING) {
+		int next = lane->places[fd].after;
+
+		leave(lane, fd);
+		close(fd);
+		fd = next;
+	}
+	if (lane->fd != NOTHING)
+		close(lane->fd);
+	lane->fd = NOTHING;
+	lane->event_count = lane->event_next = lane->listener_count = lane->any_ready = 0;
+}
+
 int64_t fcgi_lane_due(const struct fcgi_lane *lane, int64_t after)
 {
 	int64_t left;
@@ -304,8 +331,17 @@ static int check_params(const struct fcgi_lane *lane, const uint8_t *list, size_
 	return !more;
 }
 
+/* Note what is given to the caller, who may ask for it again. */
+static int64_t give(struct fcgi_lane *lane, int64_t turn, int fd, uint8_t watched)
+{
+	lane->fd = fd;
+	lane->fd_watched = watched;
+	lane->cut = 0;
+	return lane->turn = turn;
+}
+
 /* Look at a connection that is in no list: FCGI_TURN_NONE if nothing has come. */
-static int look(struct fcgi_lane *lane, int fd, uint8_t watched)
+static int64_t look(struct fcgi_lane *lane, int fd, uint8_t watched)
 {
 	ssize_t got = recv(fd, lane->buffer, lane->room, MSG_DONTWAIT);
 	int is_head;
@@ -316,29 +352,33 @@ static int look(struct fcgi_lane *lane, int fd, uint8_t watched)
 		shut(lane, fd, watched);
 		return CLOSED;
 	}
-	lane->fd = fd;
-	lane->fd_watched = watched;
 	lane->received = (uint32_t)got;
 	if (fcgi_scan_whole(lane->buffer, lane->received, &lane->whole) &&
 	    lane->whole.end == lane->received &&
 	    check_params(lane, lane->buffer + lane->whole.content,
-			 lane->whole.content_length, &is_head))
-		return (int)(lane->whole.content + lane->whole.content_length) +
-		       (is_head ? FCGI_LANE_HEAD : 0);
-	return FCGI_TURN_PART;
+			 lane->whole.content_length, &is_head)) {
+		uint32_t end = lane->whole.content + lane->whole.content_length;
+
+		memcpy(lane->buffer + end, ROLE, ROLE_SIZE);
+		return give(lane,
+			    (int64_t)lane->whole.request_id << FCGI_LANE_ID |
+				    (is_head ? FCGI_LANE_HEAD : 0) | (end + ROLE_SIZE),
+			    fd, watched);
+	}
+	return give(lane, FCGI_TURN_PART, fd, watched);
 }
 
 /* Take a new connection; FCGI_TURN_NONE if another process was faster. */
-static int take(struct fcgi_lane *lane, int listener)
+static int64_t take(struct fcgi_lane *lane, int listener)
 {
-	int fd = accept4(lane->listeners[listener], NULL, NULL, SOCK_CLOEXEC), turn;
+	int fd = accept4(lane->listeners[listener], NULL, NULL, SOCK_CLOEXEC);
 	struct pollfd first;
+	int64_t turn;
 
 	if (fd < 0) {
 		if (errno == EAGAIN || errno == EWOULDBLOCK)
 			return FCGI_TURN_NONE;
 		lane->error = errno;
-		lane->fd = NOTHING;
 		return FCGI_TURN_ERROR;
 	}
 	if (lane->is_tcp[listener]) {
@@ -346,6 +386,12 @@ static int take(struct fcgi_lane *lane, int listener)
 
 		/* What is not TCP has no such option. */
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+	}
+	if (lane->count >= lane->most) {
+		int oldest = fcgi_lane_oldest(lane);
+
+		if (oldest != NOTHING)
+			close(oldest);
 	}
 	/* The request is nearly always there already: one look saves a registration. */
 	turn = look(lane, fd, 0);
@@ -360,20 +406,19 @@ static int take(struct fcgi_lane *lane, int listener)
 	if (turn == CLOSED)
 		return FCGI_TURN_NONE;
 	if (turn == FCGI_TURN_NONE) {
-		lane->fd = fd;
-		lane->fd_watched = 0;
 		lane->received = 0;
-		return FCGI_TURN_ACCEPTED;
+		return give(lane, FCGI_TURN_PART, fd, 0);
 	}
 	return turn;
 }
 
 /* Go on with the events of the last wait. */
-static int next_event(struct fcgi_lane *lane)
+static int64_t next_event(struct fcgi_lane *lane)
 {
 	while (lane->event_next < lane->event_count) {
 		const struct epoll_event *event = &lane->events[lane->event_next++];
-		int fd = event->data.fd, i, turn;
+		int fd = event->data.fd, i;
+		int64_t turn;
 
 		if (is_waiting(lane, fd)) {
 			leave(lane, fd);
@@ -395,8 +440,8 @@ static int next_event(struct fcgi_lane *lane)
 			lane->any_ready = 1;
 			continue;
 		}
-		lane->fd = fd;
-		lane->fd_events = event->events;
+		lane->other_fd = fd;
+		lane->other_events = event->events;
 		return FCGI_TURN_OTHER;
 	}
 	return FCGI_TURN_NONE;
@@ -404,9 +449,10 @@ static int next_event(struct fcgi_lane *lane)
 
 /* Take a new connection if nothing else waits, or if it had to wait before: without the
  * second rule one busy kept connection would shut all others out. */
-static int next_connection(struct fcgi_lane *lane)
+static int64_t next_connection(struct fcgi_lane *lane)
 {
-	int i, turn;
+	int64_t turn;
+	int i;
 
 	if (!lane->any_ready)
 		return FCGI_TURN_NONE;
@@ -429,10 +475,15 @@ static int next_connection(struct fcgi_lane *lane)
 	return FCGI_TURN_NONE;
 }
 
-int fcgi_lane_next(struct fcgi_lane *lane, int timeout, int busy)
+int64_t fcgi_lane_next(struct fcgi_lane *lane, int timeout, int busy)
 {
-	int waited = 0, turn;
+	int waited = 0;
+	int64_t turn;
 
+	if (lane->fd != NOTHING && !lane->cut)
+		return lane->turn; /* whoever got it was interrupted */
+	if (lane->fd != NOTHING)
+		shut(lane, fcgi_lane_release(lane), 0); /* likewise, and nothing mends that */
 	lane->busy |= busy;
 	for (;;) {
 		turn = next_event(lane);
@@ -450,7 +501,7 @@ int fcgi_lane_next(struct fcgi_lane *lane, int timeout, int busy)
 			if (errno == EINTR)
 				return FCGI_TURN_NONE; /* for the signal handlers */
 			lane->error = errno;
-			return FCGI_TURN_ERROR;
+			return FCGI_TURN_BROKEN;
 		}
 		waited = lane->event_count == 0 || timeout >= 0;
 	}
@@ -496,8 +547,10 @@ int64_t fcgi_lane_answer(struct fcgi_lane *lane, uint32_t app_status,
 	sent = send(lane->fd, lane->answer, whole, MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (sent < 0)
 		return -errno;
-	if ((size_t)sent < whole)
+	if ((size_t)sent < whole) {
+		lane->cut = 1;
 		return (int64_t)(whole - (size_t)sent);
+	}
 	if (lane->whole.keep && !lane->fd_watched)
 		lane->fd_watched = !watch(lane, lane->fd, EPOLL_CTL_ADD);
 	/* Without room to keep it, its web server opens another one. */

@@ -153,10 +153,15 @@ class Connection(Answering):
             return None  # to be found again where errors are dealt with
         if len(content) > limits.max_params_bytes or len(params) > limits.max_params:
             return None
-        request = RequestState(request_id, _RESPONDER, keep_conn != 0)
+        request = self.resume(request_id, keep_conn != 0)
+        return request, params, content, varied
+
+    def resume(self, request_id: int, keep_conn: bool) -> RequestState:
+        """Go on with a responder's request that has come whole, elsewhere."""
+        request = RequestState(request_id, _RESPONDER, keep_conn)
         request.state = _COMPLETE
         self._requests[request_id] = request
-        return request, params, content, varied
+        return request
 
     def receive_part(self, data: bytes) -> list[Event]:
         """Take bytes as ``receive_data`` does, without a look for the short way."""

@@ -1,0 +1,196 @@
+"""From one usual request to the next, in one step: the bare loop on the native backend.
+
+A request that came whole, and whose program only prints, needs no object of its own: its
+text gathers in a list, and two calls into C answer it and bring the next one. As soon as
+anybody wants to know more (``current_request()``, ``sys.stdin``, ``sys.stdout.buffer``, a
+flush, the end of the process), `Shortcut.promote` makes the ``Request`` that there would
+have been from the beginning, and everything goes on as it always does.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, BinaryIO
+
+from ._backend import lib
+from .lane import CONTENT, END_MASK, HEAD, LaneAcceptor
+from .response import known_head
+
+if TYPE_CHECKING:
+    from io import BufferedIOBase
+
+    from .lazyenviron import LazyEnvironSwap
+    from .loop import Loop
+    from .request import Request
+    from .settings import Settings
+    from .textio import TextIn, TextOut
+
+__all__ = ["Shortcut"]
+
+_next = lib.fcgi_lane_next
+_answer = lib.fcgi_lane_answer
+
+
+class Shortcut:
+    """What the loop has of a usual request; the source of its text streams.
+
+    Attributes:
+        open: a request is current that has no ``Request``.
+    """
+
+    __slots__ = (
+        "_acceptor",
+        "_buffer",
+        "_err",
+        "_head",
+        "_head_length",
+        "_in",
+        "_lane",
+        "_limit",
+        "_loop",
+        "_mended",
+        "_out",
+        "_params",
+        "_parts",
+        "_swap",
+        "_turn",
+        "open",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        acceptor: LaneAcceptor,
+        swap: LazyEnvironSwap,
+        texts: tuple[TextIn, TextOut, TextOut],
+        settings: Settings,
+    ) -> None:
+        self._loop = loop
+        self._acceptor = acceptor
+        self._lane = acceptor.lane
+        self._buffer = acceptor.buffer
+        self._swap = swap
+        self._in, self._out, self._err = texts
+        self._limit = settings.output_buffer
+        self._parts: list[bytes] = []
+        self._params = b""
+        self._turn = 0
+        self.open = False
+        # The head that was printed last, as it was printed and as it was sent.
+        self._head = b"\0"  # which begins no response
+        self._head_length = 0
+        self._mended = b""
+
+    def end(self) -> bool:
+        """Answer the open request and give the process back, if all is as usual.
+
+        Returns:
+            Whether no request is current now; else the loop has to end it.
+        """
+        if not self.open:
+            return False
+        if (
+            sys.stdout is not self._out
+            or sys.stderr is not self._err
+            or self._loop.before_swap
+            or self._acceptor.stopping
+        ):
+            return False
+        parts = self._parts
+        data = b"".join(parts)
+        if data.startswith(self._head):
+            data = self._mended + data[self._head_length :]
+        else:
+            found = known_head(data)
+            if found is None:
+                return False
+            self._mended, rest = found
+            self._head_length = len(data) - len(rest)
+            self._head = data[: self._head_length]
+            data = self._mended + rest
+        self.open = False  # first: a signal handler may raise as soon as C is back
+        left = _answer(self._lane, 0, data, len(data))
+        if left:
+            self.open = True
+            self._end_unsent(data, left)
+            return False
+        parts.clear()
+        self._out.gather_no_more()
+        self._in._source = self._err._source = None
+        self._swap.leave()
+        return True
+
+    def begin(self) -> bool:
+        """Wait for the next request and make the process its own, if all is as usual.
+
+        Returns:
+            Whether a request is open; else something else is to be done first, and
+            the loop has to wait for the request.
+
+        Raises:
+            MemoryError: there is no memory for the environment of a request.
+        """
+        acceptor = self._acceptor
+        if not acceptor.is_quiet:
+            return False
+        turn = _next(self._lane, -1, 0)
+        if turn <= 0 or turn & HEAD:
+            return False  # C gives again what is to be done
+        self._turn = turn
+        self._params = params = self._buffer[CONTENT : turn & END_MASK]
+        self._swap.enter_list(params)
+        self._loop.hooks.leaving = None
+        self._out.gather(self, self._parts, self._limit)
+        self._in._source = self._err._source = self
+        self.open = True
+        sys.stdin = self._in
+        sys.stdout = self._out
+        sys.stderr = self._err
+        return True
+
+    def _end_unsent(self, data: bytes, left: int) -> None:
+        """Let Python send what the web server has not taken; nothing, if all of it."""
+        if left < 0:
+            return
+        request = self.promote()
+        request.forget_output()
+        request._channel = self._acceptor.sent_in_part(request, data, left)
+
+    # When it is not usual
+
+    def promote(self) -> Request:
+        """Make the ``Request`` of the open request, and let everything follow it."""
+        self.open = False
+        acceptor = self._acceptor
+        request = acceptor.begin(self._turn, self._params)
+        request.running = True
+        request.host = self._loop
+        stream = request.response
+        parts, self._parts = self._parts, []
+        stream.take_over(parts, self._limit - self._out.room)
+        self._loop.current = request
+        self._in._source = self._err._source = request
+        self._out.follow(request, stream)
+        return request
+
+    def forget(self) -> None:
+        """In a forked child: the open request is the parent's."""
+        self.open = False
+        self._parts.clear()
+        self._out.gather_no_more()
+        self._in._source = self._err._source = None
+
+    @property
+    def stdin(self) -> BinaryIO:
+        """The body: none."""
+        return self.promote().stdin
+
+    @property
+    def stdout(self) -> BufferedIOBase:
+        """The response, as bytes."""
+        return self.promote().stdout
+
+    @property
+    def stderr(self) -> BufferedIOBase:
+        """The web server's log."""
+        return self.promote().stderr
