@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from . import __doc__ as description
+from .cache import Cache
 from .comparisons import COMPARISONS, compare
-from .figures import Claim, table
+from .figures import VERDICTS, Claim, table
 from .handover import handovers
 from .load import LoadError, build
 from .memory import cookies, footprint, idle
-from .programs import ROOT, Cache
+from .programs import ROOT
 from .threads import crowd, multiplexed
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -126,7 +127,7 @@ def main() -> int:
         claims += found
         print(f"\n{sections[-1]}", flush=True)
     rows = [claim.row() for claim in claims]
-    verdicts = table(("verdict", "what", "limit", "measured"), rows)
+    verdicts = table(VERDICTS, rows)
     print(f"\n{verdicts}")
     if options.write:
         sections[1:1] = [f"## Limits\n\n{verdicts}"]

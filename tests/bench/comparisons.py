@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from .figures import Claim, ratios, table
-from .load import Load, LoadError, checked
+from .cache import Cache
+from .figures import Claim
+from .load import Load, checked
 from .processes import Server, cpu_seconds, resident_kib
-from .programs import FLIPFLOP, FLUP, OURS, Cache, Program
-from .wire import build_request
+from .programs import FLIPFLOP, FLUP, LIBFCGI, LIBFCGI_16, PROGRAMS, PURE, Program
+from .series import Limit, Sample, Series, conclude, take_turns
+from .wire import MANY_PARAMS, NGINX_PARAMS, build_request
 
-__all__ = ["COMPARISONS", "HELLO", "Comparison", "compare", "measure_slices"]
+__all__ = ["COMPARISONS", "HELLO", "WARM_UP", "Comparison", "compare"]
+__all__ += ["measure_slices"]
 
 HELLO = b"Hello, world\n"
 BODY = bytes(range(256)) * 4096
@@ -29,42 +31,72 @@ do to the caches and the scheduler only ever adds to it."""
 
 
 class Comparison(NamedTuple):
-    """A load and the share of each peer's CPU time that we may use."""
+    """A load, and what we must be under it beside some of the peers."""
 
     name: str
     title: str
-    handler: str
-    limits: dict[Program, float]
+    limits: tuple[Limit, ...]
+    handler: str = "hello"
     keep: bool = True
     connections: int = 1
+    pairs: Sequence[tuple[str, str]] = NGINX_PARAMS
     body: bytes = b""
     answer: bytes = HELLO
     total: int = len(HELLO)
 
+    def why_not(self, program: Program) -> str:
+        """Say why ``program`` cannot serve it; empty if it can."""
+        return program.why_not(keep=self.keep, connections=self.connections)
 
-HALF = {FLUP: 0.5, FLIPFLOP: 0.5}
+
+PURE_BESIDE_FLUP = Limit(FLUP, 0.5, program=PURE)
+PURE_BESIDE_BOTH = (PURE_BESIDE_FLUP, Limit(FLIPFLOP, 0.5, program=PURE))
 COMPARISONS = (
-    Comparison("hello-kept", "hello, 1 kept connection", "hello", HALF),
-    Comparison("hello-new", "hello, a new connection each", "hello", HALF, keep=False),
     Comparison(
-        "hello-kept-4", "hello, 4 kept connections", "hello", HALF, connections=4
+        "hello-kept",
+        "hello, 1 kept connection",
+        (
+            Limit(LIBFCGI, 1.4, 1.0),
+            Limit(FLIPFLOP, 0.2, 0.12),
+            Limit(FLIPFLOP, 0.5, 0.35, program=PURE),
+            PURE_BESIDE_FLUP,
+        ),
     ),
     Comparison(
-        "hello-kept-16", "hello, 16 kept connections", "hello", HALF, connections=16
+        "hello-new",
+        "hello, a new connection each",
+        (Limit(LIBFCGI, 1.2, 0.9), Limit(FLIPFLOP, 0.2, 0.12), *PURE_BESIDE_BOTH),
+        keep=False,
+    ),
+    Comparison(
+        "hello-kept-4", "hello, 4 kept connections", PURE_BESIDE_BOTH, connections=4
+    ),
+    Comparison(
+        "hello-kept-16",
+        "hello, 16 kept connections",
+        (Limit(LIBFCGI_16, 0.9, 0.6),),
+        connections=16,
     ),
     Comparison(
         "hello-new-16",
         "hello, a new connection each, 16 at a time",
-        "hello",
-        HALF,
+        (Limit(LIBFCGI, 1.0, 0.75), *PURE_BESIDE_BOTH),
         keep=False,
         connections=16,
     ),
     Comparison(
+        "params-new-16",
+        "120 params of 30 KB, a new connection each, 16 at a time",
+        (Limit(LIBFCGI, 1.1, 0.8),),
+        keep=False,
+        connections=16,
+        pairs=MANY_PARAMS,
+    ),
+    Comparison(
         "echo",
         "echo of 1 MiB, kept connection",
-        "echo",
-        {FLUP: 0.5},
+        (Limit(LIBFCGI, 0.8, 0.55), PURE_BESIDE_FLUP),
+        handler="echo",
         body=BODY,
         answer=BODY,
         total=len(BODY),
@@ -72,28 +104,16 @@ COMPARISONS = (
     Comparison(
         "download",
         "download of 64 MiB in writes of 64 KiB, kept connection",
-        "download",
-        {FLUP: 0.5},
+        (Limit(LIBFCGI, 0.6, 0.4), PURE_BESIDE_FLUP),
+        handler="download",
         answer=BLOCK,
         total=64 << 20,
     ),
 )
 
 
-class Sample(NamedTuple):
-    """One program under one load for one round."""
-
-    cpu_us: float
-    """CPU time of the server for a request, in microseconds: of the best slice."""
-    rate: float
-    """Requests per second."""
-    p50_us: float
-    p99_us: float
-    resident_mib: float
-
-
 def measure(
-    cache: Cache, load: Path, case: Comparison, program: Program, seconds: float
+    cache: Cache, load: Path, case: Comparison, seconds: float, program: Program
 ) -> Sample:
     """Start ``program``, load it for ``seconds``, stop it.
 
@@ -101,7 +121,9 @@ def measure(
         LoadError: not every answer was right.
     """
     # Each differs: to remember the last request is no way to be fast.
-    request = build_request(keep=case.keep, body=case.body, marked=not case.body)
+    request = build_request(
+        keep=case.keep, body=case.body, marked=not case.body, pairs=case.pairs
+    )
     command = cache.command(program, case.handler)
     with (
         Server(command, cache.process_environment(program)) as server,
@@ -158,88 +180,12 @@ def measure_slices(pid: int, client: Load, seconds: float) -> list[Slice]:
     return slices
 
 
-class Series:
-    """The samples of one program; empty after the first that went wrong."""
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.samples: list[Sample] = []
-        self.problem = ""
-
-    def add(self, measured: Callable[[], Sample]) -> None:
-        """Measure once more, unless something went wrong before."""
-        if self.problem:
-            return
-        try:
-            self.samples.append(measured())
-        except LoadError as error:
-            self.problem = str(error.args[0])
-            print(*error.args[1:], sep="\n", file=sys.stderr)
-            self.samples.clear()
-
-    @property
-    def cpu_us(self) -> list[float]:
-        """CPU time for a request in each round, in microseconds."""
-        return [sample.cpu_us for sample in self.samples]
-
-
-def _row(series: Series, ours: Series) -> tuple[str, ...]:
-    name = series.program.name
-    if series.problem:
-        return (name, "", "", "", "", "", series.problem)
-    columns = [median(column) for column in zip(*series.samples, strict=True)]
-    versus = ""
-    if ours.samples and series is not ours:
-        versus = ratios(ours.cpu_us, series.cpu_us).text()
-    cpu, rate, p50, p99, resident = columns
-    return (
-        name,
-        f"{cpu:.1f}",
-        f"{rate:.0f}",
-        f"{p50:.0f}",
-        f"{p99:.0f}",
-        f"{resident:.1f}",
-        versus,
-    )
-
-
-def _claim(case: Comparison, ours: Series, peer: Series, limit: float) -> Claim:
-    text = f"{case.title}: CPU, as a share of {peer.program.name}'s"
-    value = None
-    if ours.samples and peer.samples:
-        value = ratios(ours.cpu_us, peer.cpu_us)
-    return Claim(
-        text,
-        value,
-        limit,
-        our_problem=ours.problem,
-        peer_problem=peer.problem and f"{peer.program.name}: {peer.problem}",
-    )
-
-
 def compare(
     cache: Cache, load: Path, case: Comparison, rounds: int, seconds: float
 ) -> tuple[str, list[Claim]]:
-    """Measure a comparison; give its table and what it says about each limit.
-
-    The order of the programs turns from round to round.
-    """
-    everyone = [Series(program) for program in (OURS, *case.limits)]
+    """Measure a comparison; give its table and what it says about each limit."""
+    everyone = [Series(program, case.why_not(program)) for program in PROGRAMS]
     for series in everyone:
-        cache.prepare(series.program)
-    for number in range(rounds):
-        turn = number % len(everyone)
-        for series in everyone[turn:] + everyone[:turn]:
-            series.add(partial(measure, cache, load, case, series.program, seconds))
-    ours, *peers = everyone
-    head = (
-        "program",
-        "CPU µs",
-        "requests/s",
-        "p50 µs",
-        "p99 µs",
-        "RSS MiB",
-        "our CPU / its CPU",
-    )
-    text = table(head, [_row(series, ours) for series in everyone])
-    return text, [_claim(case, ours, p, case.limits[p.program]) for p in peers]
+        series.prepare(cache)
+    take_turns(everyone, rounds, partial(measure, cache, load, case, seconds))
+    return conclude(case.title, everyone, case.limits)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-__all__ = ["Claim", "Spread", "ratios", "spread", "table"]
+__all__ = ["VERDICTS", "Claim", "Spread", "exit_status", "ratios", "spread", "table"]
+__all__ += ["tally"]
 
 
 class Spread(NamedTuple):
@@ -35,33 +36,77 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
 
 
 class Claim(NamedTuple):
-    """A promise about a measured value: its median is at most ``limit``."""
+    """A promise about a measured value: what its median must be, and what we aim at."""
 
     text: str
     value: Spread | None
     """None: there is nothing to compare."""
-    limit: float
+    must: float
+    """At most this, or at least, as ``at_least`` says."""
     unit: str = ""
+    """Empty for a ratio."""
     digits: int = 2
     our_problem: str = ""
     """Why there is no value of ours."""
     peer_problem: str = ""
     """Why there is nothing to compare with."""
+    aim: float | None = None
+    """Better than ``must``."""
+    at_least: bool = False
+    """More is better."""
 
     @property
     def verdict(self) -> str:
-        """``holds``, ``fails``, or ``no peer`` when only the peer has no figure."""
+        """Sum it up in a word or two.
+
+        ``aim`` when that is reached, else ``holds`` or ``fails``; ``no peer`` when only
+        the peer has no figure, which is neither.
+        """
         if self.value is None:
             return "fails" if self.our_problem else "no peer"
-        return "holds" if self.value.median <= self.limit else "fails"
+        if self.aim is not None and self._within(self.aim):
+            return "aim"
+        return "holds" if self._within(self.must) else "fails"
 
-    def row(self) -> tuple[str, str, str, str]:
-        """Give verdict, text, limit and value for a table."""
+    def row(self) -> tuple[str, str, str, str, str]:
+        """Give the cells for the columns of ``VERDICTS``."""
         unit = f" {self.unit}" if self.unit else ""
         value = self.our_problem or self.peer_problem
         if self.value:
             value = f"{self.value.text(self.digits)}{unit}"
-        return self.verdict, self.text, f"<= {self.limit:g}{unit}", value
+        sign = ">=" if self.at_least else "<="
+        must = f"{sign} {self.must:g}{unit}"
+        aim = "" if self.aim is None else f"{sign} {self.aim:g}{unit}"
+        return self.verdict, self.text, must, aim, value
+
+    def _within(self, bound: float) -> bool:
+        """Say whether the median, which there is, is as good as ``bound``."""
+        assert self.value is not None
+        if self.at_least:
+            return self.value.median >= bound
+        return self.value.median <= bound
+
+
+VERDICTS = ("verdict", "what", "must", "aim", "measured")
+
+
+def tally(claims: Iterable[Claim]) -> str:
+    """Count the verdicts: ``12 rows: 3 aim, 8 holds, 1 no peer``."""
+    verdicts = [claim.verdict for claim in claims]
+    kinds = ("aim", "holds", "fails", "no peer")
+    counts = [f"{verdicts.count(kind)} {kind}" for kind in kinds if kind in verdicts]
+    return f"{len(verdicts)} rows: {', '.join(counts)}"
+
+
+def exit_status(claims: Iterable[Claim]) -> int:
+    """Give 0 when every limit holds, 1 when one fails, 3 when a peer was missing.
+
+    3 only if none fails: what could not be compared has not passed.
+    """
+    verdicts = {claim.verdict for claim in claims}
+    if "fails" in verdicts:
+        return 1
+    return 3 if "no peer" in verdicts else 0
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

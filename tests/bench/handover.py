@@ -9,10 +9,11 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from .cache import Cache
 from .figures import Claim, ratios, table
 from .load import LoadError, build
 from .processes import LOAD_CPU, Server, cpu_seconds, resident_kib
-from .programs import Cache, Program
+from .programs import Program
 
 __all__ = ["handovers"]
 

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+from .cache import Cache
 from .comparisons import HELLO, measure_slices
 from .figures import Claim, spread, table
 from .load import Load, checked
 from .processes import BareInterpreter, Server, resident_kib
-from .programs import BARE, OURS, Cache
+from .programs import BARE, OURS
 from .wire import build_request, fetch
 
 __all__ = ["cookies", "footprint", "idle"]

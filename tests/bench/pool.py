@@ -40,10 +40,11 @@ from functools import partial
 from pathlib import Path
 
 from .__main__ import machine
-from .figures import table
+from .cache import Cache
+from .figures import VERDICTS, exit_status, table
 from .load import LoadError, build
 from .operations import OPERATIONS, Found, operate
-from .programs import ROOT, Cache
+from .programs import ROOT
 from .supervision import idle, start, wedged
 
 __all__ = ["main"]
@@ -72,7 +73,7 @@ def scenarios(cache: Path, share: float) -> dict[str, Callable[[], Found]]:
 def report(found: Found) -> str:
     """Write the tables."""
     verdicts = [claim.row() for claim in found.claims]
-    parts = [machine(), table(("verdict", "what", "limit", "measured"), verdicts)]
+    parts = [machine(), table(VERDICTS, verdicts)]
     if found.rows:
         parts.append(table(HEAD, [tuple(map(str, row)) for row in found.rows]))
     return "\n\n".join(parts)
@@ -121,7 +122,7 @@ def main() -> int:
     if options.write:
         title = "# Results of `python -m tests.bench.pool`"
         RESULTS.write_text(f"{title}\n\n{text}\n", encoding="utf-8")
-    return int(failed or any(claim.verdict != "holds" for claim in found.claims))
+    return 1 if failed else exit_status(found.claims)
 
 
 if __name__ == "__main__":

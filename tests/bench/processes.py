@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -22,6 +22,7 @@ __all__ = [
     "BareInterpreter",
     "Server",
     "cpu_seconds",
+    "pinned",
     "read_line",
     "resident_kib",
 ]
@@ -30,6 +31,20 @@ _CPUS = sorted(os.sched_getaffinity(0))
 SERVER_CPU = _CPUS[0]
 LOAD_CPU = _CPUS[-1]
 """The same CPU as the server's where there is only one."""
+
+
+@contextlib.contextmanager
+def pinned(cpu: int) -> Iterator[None]:
+    """Let the processes that are started meanwhile run on ``cpu``, they and theirs.
+
+    Pinned afterwards, a process may have forked on another CPU already.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _family(pid: int) -> list[int]:
@@ -100,6 +115,7 @@ class Server:
         with (
             socket.socket(socket.AF_UNIX) as listener,
             self._errors.open("wb") as errors,
+            pinned(SERVER_CPU),
         ):
             listener.bind(self.path)
             listener.listen(1024)
@@ -111,7 +127,6 @@ class Server:
                 env=environment,
             )
         self.pid = self._process.pid
-        os.sched_setaffinity(self.pid, {SERVER_CPU})
 
     def errors(self) -> str:
         """Give the last lines that the program wrote to stderr."""

@@ -1,15 +1,12 @@
-"""The measured programs: ours, and peers in virtual environments of their own."""
+"""The measured programs: ours, and peers, each with what it needs to run."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["BARE", "FLIPFLOP", "FLUP", "OURS", "Cache", "Program"]
+__all__ = ["APPS", "BARE", "FLIPFLOP", "FLUP", "LIBFCGI", "LIBFCGI_16", "OURS"]
+__all__ += ["PEERS", "PROGRAMS", "PURE", "ROOT", "Program"]
 
 APPS = Path(__file__).with_name("apps")
 ROOT = Path(__file__).parents[2]
@@ -21,71 +18,55 @@ class Program(NamedTuple):
 
     name: str
     script: str
-    requirement: str | None = None
-    """What pip installs for it; None: it runs on the checkout."""
+    """Python, C that is linked with libfcgi, or Perl, as its suffix says."""
+    requirement: str = ""
+    """What pip installs for it, in an environment of its own. Without it a program in
+    Python runs on the checkout."""
+    arguments: tuple[str, ...] = ()
+    """What follows the name of the handler on its command line."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """Variables of its own."""
+    keeps: bool = True
+    """It can keep a connection."""
+    at_a_time: int | None = None
+    """Kept connections that it can serve at a time; None: any number."""
+
+    def why_not(self, *, keep: bool, connections: int) -> str:
+        """Say why it cannot serve such a load; empty if it can."""
+        if keep and not self.keeps:
+            return "it closes every connection"
+        if keep and self.at_a_time is not None and connections > self.at_a_time:
+            return f"it serves {self.at_a_time} kept connection at a time"
+        return ""
 
 
 OURS = Program("fcgi_app", "ours.py")
+PURE = Program("fcgi_app, pure", "ours.py", environment=(("FCGI_APP_BACKEND", "pure"),))
+LIBFCGI = Program("libfcgi stdio", "libfcgi_stdio.c", at_a_time=1)
+LIBFCGI_16 = Program(
+    "libfcgi fcgiapp, 16 processes", "libfcgi_app.c", arguments=("16",), at_a_time=16
+)
+PERL = Program("Perl FCGI", "perl_fcgi.pl", at_a_time=1)
 FLUP = Program("flup", "flup_app.py", "flup==1.0.3")
 FLIPFLOP = Program("flipflop", "flipflop_app.py", "flipflop==1.0")
+FCGISGI_ASGI = Program(
+    "fcgisgi, ASGI", "fcgisgi_app.py", "fcgisgi==0.2.3", arguments=("asgi",)
+)
+FCGISGI_WSGI = Program(
+    "fcgisgi, WSGI", "fcgisgi_app.py", "fcgisgi==0.2.3", arguments=("wsgi",)
+)
+UWSGI = Program("uWSGI", "uwsgi_app.py", "uwsgi==2.0.31", keeps=False, at_a_time=1)
 BARE = Program("bare interpreter", "bare.py")
 
-
-class Cache:
-    """A folder for what is built: the peers' environments, byte code, programs.
-
-    It ignores itself in git, and can be deleted at any time.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Create ``folder`` if it is missing."""
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
-        (folder / ".gitignore").write_text("*\n")
-
-    def prepare(self, program: Program) -> None:
-        """Install what ``program`` needs, once.
-
-        Raises:
-            subprocess.CalledProcessError: pip failed.
-        """
-        if program.requirement is None:
-            return
-        folder = self._environment(program)
-        complete = folder / "complete"
-        if complete.exists():
-            return
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip = [str(self._python(program)), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, program.requirement], check=True)
-        complete.touch()
-
-    def command(self, program: Program, *arguments: str) -> Sequence[str]:
-        """Give the command line that runs ``program``."""
-        return [str(self._python(program)), str(APPS / program.script), *arguments]
-
-    def process_environment(self, program: Program) -> dict[str, str]:
-        """Give the environment variables that ``program`` runs with.
-
-        The same few for all. Byte code is cached, as it is for an installed package:
-        a program that compiles its modules at each start is bigger. Our own settings
-        pass through, so that they can be measured.
-        """
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name in ("PATH", "HOME", "TMPDIR") or name.startswith("FCGI_APP_")
-        }
-        environment["LANG"] = "C.UTF-8"
-        environment["PYTHONPYCACHEPREFIX"] = str(self.folder / "bytecode")
-        environment["PYTHONPATH"] = str(ROOT)
-        return environment
-
-    def _environment(self, program: Program) -> Path:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return self.folder / f"{program.name}-{version}"
-
-    def _python(self, program: Program) -> Path:
-        if program.requirement is None:
-            return Path(sys.executable)
-        return self._environment(program) / "bin" / "python"
+PEERS = (
+    LIBFCGI,
+    LIBFCGI_16,
+    PERL,
+    FLUP,
+    FLIPFLOP,
+    FCGISGI_ASGI,
+    FCGISGI_WSGI,
+    UWSGI,
+)
+PROGRAMS = (OURS, PURE, *PEERS)
+"""What every comparison measures, as far as it can serve the load."""

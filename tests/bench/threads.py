@@ -11,11 +11,12 @@ from statistics import median
 
 from fcgi_app.codec.constants import HEADER_LEN, RecordType
 
+from .cache import Cache
 from .comparisons import HELLO, WARM_UP, measure_slices
 from .figures import Claim, ratios, table
 from .load import Load, LoadError, checked
 from .processes import LOAD_CPU, SERVER_CPU, Server, cpu_seconds
-from .programs import Cache, Program
+from .programs import Program
 from .wire import build_request
 
 __all__ = ["crowd", "multiplexed"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 from fcgi_app.codec.constants import HEADER_LEN, RecordType, Role
 from fcgi_app.codec.params import build_params
 from fcgi_app.codec.records import build_begin_request, build_stream, parse_header
 
-__all__ = ["MARK", "NGINX_PARAMS", "build_request", "fetch"]
+__all__ = ["MANY_PARAMS", "MARK", "NGINX_PARAMS", "build_request", "fetch"]
 
 MARK = "@" * 24
 """The load generator puts other digits here in each request."""
@@ -56,26 +57,52 @@ NGINX_PARAMS = (
 )
 """30 params of 1.1 KB: nginx's fastcgi_params and a browser's header fields."""
 
+_MORE = 90
+_SIZE = 30 * 1024
+"""Bytes of the PARAMS stream, near enough."""
+_HEADER = "a header field of an application behind a gateway; "
 
-def build_request(*, keep: bool, body: bytes = b"", marked: bool = False) -> bytes:
+
+def _many_params() -> tuple[tuple[str, str], ...]:
+    """Add header fields of equal length to nginx's params."""
+    used = sum(len(name) + len(value) + 2 for name, value in NGINX_PARAMS)
+    names = [f"HTTP_X_APPLICATION_FIELD_{number:02d}" for number in range(_MORE)]
+    # 5: one byte says how long the name is, four how long the value
+    length = (_SIZE - used) // _MORE - len(names[0]) - 5
+    value = (_HEADER * (length // len(_HEADER) + 1))[:length]
+    return *NGINX_PARAMS, *((name, value) for name in names)
+
+
+MANY_PARAMS = _many_params()
+"""120 params of 30 KB: nginx's 30 and 90 ``X-`` header fields."""
+
+
+def build_request(
+    *,
+    keep: bool,
+    body: bytes = b"",
+    marked: bool = False,
+    pairs: Sequence[tuple[str, str]] = NGINX_PARAMS,
+) -> bytes:
     """Build every byte of one request with id 1.
 
     Args:
         keep: ask for the connection to be kept.
         body: content of STDIN; not empty makes it a POST.
         marked: put ``MARK`` into the cookie.
+        pairs: names and values of the params.
     """
-    params = dict(NGINX_PARAMS)
+    params = dict(pairs)
     if body:
         params["REQUEST_METHOD"] = "POST"
         params["CONTENT_TYPE"] = "application/octet-stream"
         params["CONTENT_LENGTH"] = str(len(body))
     if marked:
         params["HTTP_COOKIE"] = f"{COOKIE}; token={MARK}"
-    pairs = ((name.encode(), value.encode()) for name, value in params.items())
+    encoded = ((name.encode(), value.encode()) for name, value in params.items())
     return (
         build_begin_request(1, Role.RESPONDER, keep_conn=keep)
-        + build_stream(RecordType.PARAMS, 1, build_params(pairs), end=True)
+        + build_stream(RecordType.PARAMS, 1, build_params(encoded), end=True)
         + build_stream(RecordType.STDIN, 1, body, end=True)
     )
 

@@ -1,6 +1,7 @@
 """The measured program on fcgi_app; its argument is the handler.
 
-``modules`` answers with the names of all imported modules, one a line.
+``modules`` answers with the names of all imported modules, one a line; ``backend`` with
+which backend does the hot work.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import sys
 
 from fcgi_app import accept
+from fcgi_app._backend import describe
 
 BLOCK = b"x" * 65536
 
@@ -44,4 +46,11 @@ def modules() -> None:
         print("\n".join(sys.modules))
 
 
-{"hello": hello, "echo": echo, "download": download, "modules": modules}[sys.argv[1]]()
+def backend() -> None:
+    """Say what FCGI_APP_BACKEND has come to."""
+    while accept():
+        print(f"Content-Type: text/plain\n\n{describe()}")
+
+
+HANDLERS = (hello, echo, download, modules, backend)
+{handler.__name__: handler for handler in HANDLERS}[sys.argv[1]]()

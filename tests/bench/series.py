@@ -1,0 +1,151 @@
+"""Samples of programs in interleaved rounds, and the tables and claims they make."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import NamedTuple
+
+from .cache import Cache, NoPeer
+from .figures import Claim, Spread, ratios, table
+from .load import LoadError
+from .programs import OURS, Program
+
+__all__ = ["CPU", "P99", "RATE", "Limit", "Quantity", "Sample", "Series", "conclude"]
+__all__ += ["take_turns"]
+
+
+class Sample(NamedTuple):
+    """One program under one load for one round."""
+
+    cpu_us: float
+    """CPU time of the server for a request, in microseconds: of the best slice."""
+    rate: float
+    """Requests per second."""
+    p50_us: float
+    p99_us: float
+    resident_mib: float
+
+
+class Quantity(NamedTuple):
+    """A figure of a ``Sample`` that programs are compared by."""
+
+    field: str
+    text: str
+    """What it is, and what a ratio of it is."""
+    short: str
+    at_least: bool = False
+    """More is better."""
+
+
+CPU = Quantity("cpu_us", "CPU, as a share of", "CPU")
+RATE = Quantity("rate", "requests/s, as a multiple of", "requests/s", at_least=True)
+P99 = Quantity("p99_us", "p99, as a multiple of", "p99")
+
+
+class Limit(NamedTuple):
+    """What a program must be, beside a peer in the same round."""
+
+    peer: Program
+    must: float
+    aim: float | None = None
+    program: Program = OURS
+    quantity: Quantity = CPU
+
+
+class Series:
+    """The samples of one program; empty after the first that went wrong."""
+
+    def __init__(self, program: Program, problem: str = "") -> None:
+        """Start with no samples; with a ``problem`` there will be none."""
+        self.program = program
+        self.samples: list[Sample] = []
+        self.problem = problem
+
+    def prepare(self, cache: Cache) -> None:
+        """Install or build what the program needs, unless it is out already."""
+        if self.problem:
+            return
+        try:
+            cache.prepare(self.program)
+        except NoPeer as error:
+            self.problem = str(error)
+
+    def add(self, measured: Callable[[Program], Sample]) -> None:
+        """Measure once more, unless something went wrong before."""
+        if self.problem:
+            return
+        try:
+            self.samples.append(measured(self.program))
+        except (LoadError, OSError) as error:
+            said, *more = error.args if isinstance(error, LoadError) else (error,)
+            self.problem = str(said)
+            print(f"{self.program.name}: {said}", *more, sep="\n", file=sys.stderr)
+            self.samples.clear()
+
+    def values(self, quantity: Quantity) -> list[float]:
+        """Give one figure of each round."""
+        return [getattr(sample, quantity.field) for sample in self.samples]
+
+    def beside(self, peer: Series, quantity: Quantity) -> Spread | None:
+        """Give the ratio of a figure to a peer's; None if either has none."""
+        if not self.samples or not peer.samples:
+            return None
+        return ratios(self.values(quantity), peer.values(quantity))
+
+
+def take_turns(
+    everyone: Sequence[Series], rounds: int, measured: Callable[[Program], Sample]
+) -> None:
+    """Measure every program in each round; who is first turns from round to round."""
+    for number in range(rounds):
+        turn = number % len(everyone)
+        for series in (*everyone[turn:], *everyone[:turn]):
+            series.add(measured)
+
+
+def _row(series: Series, ours: Series, quantities: Sequence[Quantity]) -> list[str]:
+    name = series.program.name
+    if not series.samples:
+        kind = "no figure" if series is ours else "no peer"
+        versus = [f"{kind}: {series.problem}", *[""] * (len(quantities) - 1)]
+        return [name, "", "", "", "", "", *versus]
+    columns = [median(column) for column in zip(*series.samples, strict=True)]
+    digits = (1, 0, 0, 0, 1)
+    cells = [f"{x:.{n}f}" for x, n in zip(columns, digits, strict=True)]
+    beside = [ours.beside(series, quantity) for quantity in quantities]
+    shown = [x.text() if x and series is not ours else "" for x in beside]
+    return [name, *cells, *shown]
+
+
+def _claim(title: str, limit: Limit, by_program: dict[Program, Series]) -> Claim:
+    program, peer = by_program[limit.program], by_program[limit.peer]
+    who = "" if limit.program == OURS else f"{limit.program.name}: "
+    return Claim(
+        f"{who}{title}: {limit.quantity.text} {limit.peer.name}'s",
+        program.beside(peer, limit.quantity),
+        limit.must,
+        our_problem=program.problem,
+        peer_problem=peer.problem and f"{peer.program.name}: {peer.problem}",
+        aim=limit.aim,
+        at_least=limit.quantity.at_least,
+    )
+
+
+def conclude(
+    title: str, everyone: Sequence[Series], limits: Sequence[Limit]
+) -> tuple[str, list[Claim]]:
+    """Give the table of what was measured, and what it says about each limit.
+
+    Args:
+        title: what was measured.
+        everyone: our program first.
+        limits: of programs that are among them.
+    """
+    by_program = {series.program: series for series in everyone}
+    quantities = list(dict.fromkeys(limit.quantity for limit in limits)) or [CPU]
+    head = ["program", "CPU µs", "requests/s", "p50 µs", "p99 µs", "RSS MiB"]
+    head += [f"our {quantity.short} / its" for quantity in quantities]
+    rows = [_row(series, everyone[0], quantities) for series in everyone]
+    return table(head, rows), [_claim(title, limit, by_program) for limit in limits]
