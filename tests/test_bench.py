@@ -168,7 +168,7 @@ def test_conclude_compares_with_each_peer() -> None:
     assert "0.50 (0.50 to 0.50)" in text.splitlines()[3]
     assert claims == [
         Claim(
-            "hello: CPU, as a share of libfcgi stdio's",
+            "hello: CPU of fcgi_app / libfcgi stdio",
             Spread(0.5, 0.5, 0.5),
             0.6,
             aim=0.4,

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from . import __doc__ as description
+from .behind import BEHIND, compare_behind
 from .cache import Cache
 from .comparisons import COMPARISONS, compare
 from .figures import VERDICTS, Claim, table
@@ -34,6 +35,9 @@ def scenarios(
         case.name: (case.title, partial(compare, cache, load, case, rounds, seconds))
         for case in COMPARISONS
     }
+    for way in BEHIND:
+        run = partial(compare_behind, cache, way, rounds, seconds)
+        found[way.name] = (way.title, run)
     found["memory"] = (
         "memory of one process, hello",
         partial(footprint, cache, load, rounds),

@@ -22,6 +22,7 @@ __all__ = [
     "BareInterpreter",
     "Server",
     "cpu_seconds",
+    "end",
     "pinned",
     "read_line",
     "resident_kib",
@@ -95,7 +96,8 @@ def read_line(pipe: IO[bytes], seconds: float, what: str) -> bytes:
     return line
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask ``process`` to end, and kill it if it does not."""
     process.terminate()
     try:
         process.wait(3)
@@ -143,7 +145,7 @@ class Server:
         traceback: TracebackType | None,
     ) -> None:
         members = _family(self.pid) if self._process.poll() is None else []
-        _end(self._process)
+        end(self._process)
         for member in members[1:]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member, signal.SIGKILL)
@@ -171,7 +173,7 @@ class BareInterpreter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        _end(self._process)
+        end(self._process)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

@@ -32,16 +32,14 @@ class Quantity(NamedTuple):
     """A figure of a ``Sample`` that programs are compared by."""
 
     field: str
-    text: str
-    """What it is, and what a ratio of it is."""
-    short: str
+    name: str
     at_least: bool = False
     """More is better."""
 
 
-CPU = Quantity("cpu_us", "CPU, as a share of", "CPU")
-RATE = Quantity("rate", "requests/s, as a multiple of", "requests/s", at_least=True)
-P99 = Quantity("p99_us", "p99, as a multiple of", "p99")
+CPU = Quantity("cpu_us", "CPU")
+RATE = Quantity("rate", "requests/s", at_least=True)
+P99 = Quantity("p99_us", "p99")
 
 
 class Limit(NamedTuple):
@@ -121,9 +119,8 @@ def _row(series: Series, ours: Series, quantities: Sequence[Quantity]) -> list[s
 
 def _claim(title: str, limit: Limit, by_program: dict[Program, Series]) -> Claim:
     program, peer = by_program[limit.program], by_program[limit.peer]
-    who = "" if limit.program == OURS else f"{limit.program.name}: "
     return Claim(
-        f"{who}{title}: {limit.quantity.text} {limit.peer.name}'s",
+        f"{title}: {limit.quantity.name} of {limit.program.name} / {limit.peer.name}",
         program.beside(peer, limit.quantity),
         limit.must,
         our_problem=program.problem,
@@ -146,6 +143,6 @@ def conclude(
     by_program = {series.program: series for series in everyone}
     quantities = list(dict.fromkeys(limit.quantity for limit in limits)) or [CPU]
     head = ["program", "CPU µs", "requests/s", "p50 µs", "p99 µs", "RSS MiB"]
-    head += [f"our {quantity.short} / its" for quantity in quantities]
+    head += [f"our {quantity.name} / its" for quantity in quantities]
     rows = [_row(series, everyone[0], quantities) for series in everyone]
     return table(head, rows), [_claim(title, limit, by_program) for limit in limits]
