@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,22 +13,25 @@ from . import __doc__ as description
 from .behind import BEHIND, compare_behind
 from .cache import Cache
 from .comparisons import COMPARISONS, compare
-from .figures import VERDICTS, Claim, table
+from .figures import Claim, exit_status
 from .handover import handovers
 from .load import LoadError, build
 from .memory import cookies, footprint, idle
+from .plot import PICTURES, advice, draw
 from .programs import ROOT
+from .report import RESULTS, hint, inventory, machine, verdicts, write_results
+from .starting import starts
 from .threads import crowd, multiplexed
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
 Measured = tuple[str, list[Claim]]
+Scenario = tuple[str, Callable[[], Measured]]
 
 
 def scenarios(
     cache: Cache, load: Path, rounds: int, seconds: float
-) -> dict[str, tuple[str, Callable[[], Measured]]]:
+) -> dict[str, Scenario]:
     """Give title and function of every scenario, in their order."""
-    found: dict[str, tuple[str, Callable[[], Measured]]] = {
+    found: dict[str, Scenario] = {
         case.name: (case.title, partial(compare, cache, load, case, rounds, seconds))
         for case in COMPARISONS
     }
@@ -41,6 +41,10 @@ def scenarios(
     found["memory"] = (
         "memory of one process, hello",
         partial(footprint, cache, load, rounds),
+    )
+    found["start"] = (
+        "from the start of a process to its first answer, hello",
+        partial(starts, cache, rounds),
     )
     found["idle"] = (
         "idle kept connections",
@@ -62,30 +66,6 @@ def scenarios(
     return found
 
 
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.machine()
-
-
-def machine(how: str = "") -> str:
-    """Say what the figures were measured on, and how."""
-    now = datetime.datetime.now(datetime.timezone.utc)
-    settings = "".join(
-        f", {name}={value}"
-        for name, value in sorted(os.environ.items())
-        if name.startswith("FCGI_APP_")
-    )
-    return (
-        f"{now:%Y-%m-%d}, {platform.python_implementation()} "
-        f"{platform.python_version()} ({platform.python_compiler()}), "
-        f"Linux {platform.release()}, {_processor()}, "
-        f"{len(os.sched_getaffinity(0))} CPUs{how}{settings}"
-    )
-
-
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
@@ -99,7 +79,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--seconds", type=float, default=1.5, help="each sample (%(default)s)"
     )
     parser.add_argument(
-        "--write", action="store_true", help=f"write the results to {RESULTS.name}"
+        "--write", action="store_true", help=f"write {RESULTS.name} and the plot"
     )
     parser.add_argument("--list", action="store_true", help="list the scenarios")
     options = parser.parse_args(argv)
@@ -108,8 +88,39 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def _run(title: str, scenario: Callable[[], Measured]) -> Measured:
+    """Run a scenario; what could not be measured at all has failed."""
+    try:
+        return scenario()
+    except (LoadError, OSError, EOFError, subprocess.CalledProcessError) as error:
+        said = [str(part) for part in error.args] or [type(error).__name__]
+        print(*said, sep="\n", file=sys.stderr)
+        problem = f"could not be measured: {error if len(said) > 2 else said[0]}"
+        return problem, [Claim(title, None, 0, our_problem=problem)]
+
+
+def _run_all(
+    known: Mapping[str, Scenario], names: Iterable[str]
+) -> tuple[list[str], list[Claim]]:
+    """Run the scenarios and show each; give their texts and claims."""
+    sections: list[str] = []
+    claims: list[Claim] = []
+    for name in names:
+        title, scenario = known[name]
+        text, found = _run(title, scenario)
+        sections.append(f"## {name}: {title}\n\n{text}")
+        claims += found
+        print(f"\n{sections[-1]}", flush=True)
+    return sections, claims
+
+
 def main() -> int:
-    """Run the scenarios; 0 when no claim fails, 1 when one does, 2 for a wrong name."""
+    """Run the scenarios.
+
+    Returns:
+        0: every limit holds; 1: one is passed, or something could not be measured;
+        2: a wrong command line; 3: a peer was missing, and what was measured holds.
+    """
     options = arguments()
     cache = Cache(ROOT / ".bench")
     known = scenarios(cache, build(cache.folder), options.rounds, options.seconds)
@@ -120,29 +131,25 @@ def main() -> int:
     if unknown := set(options.scenario) - known.keys():
         print(f"no scenario is called {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
-    how = f", {options.rounds} rounds of {options.seconds:g} s"
-    sections = [machine(how)]
-    print(sections[0], flush=True)
-    claims: list[Claim] = []
-    for name in options.scenario or known:
-        title, run = known[name]
-        text, found = run()
-        sections.append(f"## {name}: {title}\n\n{text}")
-        claims += found
-        print(f"\n{sections[-1]}", flush=True)
-    rows = [claim.row() for claim in claims]
-    verdicts = table(VERDICTS, rows)
-    print(f"\n{verdicts}")
+    if options.write and advice():
+        print(advice(), file=sys.stderr)
+        return 2
+    how = machine(f", {options.rounds} rounds of {options.seconds:g} s")
+    found = inventory(cache)
+    print(how, found, *hint(), sep="\n\n", flush=True)
+    sections, claims = _run_all(known, options.scenario or known)
+    print(f"\n{verdicts(claims)}")
     if options.write:
-        sections[1:1] = [f"## Limits\n\n{verdicts}"]
-        text = "\n\n".join(["# Results of `python -m tests.bench`", *sections])
-        RESULTS.write_text(text + "\n", encoding="utf-8")
-    return int(any(claim.verdict == "fails" for claim in claims))
+        draw(claims, how)
+        write_results(how, found, claims, sections, PICTURES[0].name)
+    elif advice():
+        print(advice(), file=sys.stderr)
+    return exit_status(claims)
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (LoadError, OSError, EOFError, subprocess.CalledProcessError) as error:
+    except (LoadError, OSError) as error:
         print(*error.args, sep="\n", file=sys.stderr)
         sys.exit(1)

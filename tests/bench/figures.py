@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-__all__ = ["VERDICTS", "Claim", "Spread", "exit_status", "ratios", "spread", "table"]
-__all__ += ["tally"]
+__all__ = ["VERDICTS", "Claim", "Spread", "differences", "exit_status", "ratios"]
+__all__ += ["spread", "table", "tally"]
 
 
 class Spread(NamedTuple):
@@ -33,6 +33,11 @@ def spread(values: Sequence[float]) -> Spread:
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     """Give the ratios of measurements that were made in the same rounds."""
     return spread([mine / other for mine, other in zip(ours, theirs, strict=True)])
+
+
+def differences(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Give by how much ours are greater, in the same rounds."""
+    return spread([mine - other for mine, other in zip(ours, theirs, strict=True)])
 
 
 class Claim(NamedTuple):

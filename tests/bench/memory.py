@@ -11,10 +11,10 @@ from statistics import median
 
 from .cache import Cache
 from .comparisons import HELLO, measure_slices
-from .figures import Claim, spread, table
+from .figures import Claim, differences, spread, table
 from .load import Load, checked
 from .processes import BareInterpreter, Server, resident_kib
-from .programs import BARE, OURS
+from .programs import BARE, OURS, PURE, Program
 from .wire import build_request, fetch
 
 __all__ = ["cookies", "footprint", "idle"]
@@ -29,13 +29,13 @@ NOISE = 0.05
 
 @contextmanager
 def _hello(
-    cache: Cache, load: Path, marked: bool = False
+    cache: Cache, load: Path, marked: bool = False, program: Program = OURS
 ) -> Iterator[tuple[int, Load]]:
     """Give the process id of our server, after some requests, and a load for it."""
-    environment = cache.process_environment(OURS)
+    environment = cache.process_environment(program)
     request = build_request(keep=True, marked=marked)
     with (
-        Server(cache.command(OURS, "hello"), environment) as server,
+        Server(cache.command(program, "hello"), environment) as server,
         Load(load, server.path, request=request, body=HELLO) as client,
     ):
         checked(client.run(20, SETTLE))
@@ -55,23 +55,52 @@ def _standard_modules(cache: Cache) -> list[str]:
     ]
 
 
+NOTHING = "print(flush=True); open(0).read()"
+"""A program that imports nothing and waits."""
+
+
 def footprint(cache: Cache, load: Path, rounds: int) -> tuple[str, list[Claim]]:
-    """Compare our resident memory with that of a bare interpreter."""
+    """Compare our resident memory with that of two bare interpreters.
+
+    One has imported nothing but what every interpreter does at its start, the other
+    the same modules of the standard library as we.
+    """
     modules = _standard_modules(cache)
-    command = cache.command(BARE, *modules)
-    ours, bare = [], []
+    environment = cache.process_environment(BARE)
+    commands = ([sys.executable, "-c", NOTHING], cache.command(BARE, *modules))
+    ours: list[float] = []
+    pure: list[float] = []
+    bare: list[float] = []
+    same: list[float] = []
     for _ in range(rounds):
-        with _hello(cache, load) as (pid, _client):
-            ours.append(resident_kib(pid) / 1024)
-        with BareInterpreter(command, cache.process_environment(BARE)) as yardstick:
-            bare.append(resident_kib(yardstick.pid) / 1024)
-    above = spread([mine - its for mine, its in zip(ours, bare, strict=True)])
+        for program, figures in ((OURS, ours), (PURE, pure)):
+            with _hello(cache, load, program=program) as (pid, _client):
+                figures.append(resident_kib(pid) / 1024)
+        for command, figures in zip(commands, (bare, same), strict=True):
+            with BareInterpreter(command, environment) as yardstick:
+                figures.append(resident_kib(yardstick.pid) / 1024)
     rows = [
-        (f"fcgi_app after {SETTLE} requests", f"{median(ours):.2f}"),
-        (f"bare interpreter, {len(modules)} modules", f"{median(bare):.2f}"),
+        (f"{OURS.name} after {SETTLE} requests", ours),
+        (f"{PURE.name}, the same", pure),
+        (BARE.name, bare),
+        (f"{BARE.name}, {len(modules)} modules", same),
     ]
-    claim = Claim("RSS above a bare interpreter with the same modules", above, 6, "MiB")
-    return table(("process", "RSS MiB"), rows), [claim]
+    text = table(("process", "RSS MiB"), [(x, f"{median(y):.2f}") for x, y in rows])
+    return text, [
+        Claim(
+            "RSS of one worker above a bare interpreter",
+            differences(ours, bare),
+            4,
+            "MiB",
+            aim=2,
+        ),
+        Claim(
+            "RSS above a bare interpreter with the same modules",
+            differences(ours, same),
+            6,
+            "MiB",
+        ),
+    ]
 
 
 def _cpu_us(pid: int, client: Load, seconds: float) -> float:

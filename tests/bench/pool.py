@@ -39,12 +39,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from .__main__ import machine
 from .cache import Cache
 from .figures import VERDICTS, exit_status, table
 from .load import LoadError, build
 from .operations import OPERATIONS, Found, operate
 from .programs import ROOT
+from .report import machine
 from .supervision import idle, start, wedged
 
 __all__ = ["main"]

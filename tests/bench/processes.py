@@ -121,6 +121,7 @@ class Server:
         ):
             listener.bind(self.path)
             listener.listen(1024)
+            self.started = time.perf_counter()
             self._process = subprocess.Popen(
                 command,
                 stdin=listener.fileno(),
