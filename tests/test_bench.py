@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from fcgi_app.codec.params import parse_params
 from fcgi_app.codec.records import parse_header
 
-from .bench.comparisons import COMPARISONS
-from .bench.figures import Claim, Spread, exit_status, ratios, spread, table, tally
-from .bench.load import LoadError
-from .bench.programs import FLUP, LIBFCGI, OURS, PEERS, PROGRAMS, PURE, Program
-from .bench.series import P99, RATE, Limit, Sample, Series, conclude, take_turns
+from .bench.figures import (
+    Claim,
+    Spread,
+    differences,
+    exit_status,
+    ratios,
+    spread,
+    table,
+    tally,
+)
+from .bench.plot import advice, bars
 from .bench.wire import MANY_PARAMS, MARK, NGINX_PARAMS, build_request
 
 
@@ -23,6 +31,11 @@ def test_spread_gives_median_and_extremes() -> None:
 def test_ratios_pair_the_rounds() -> None:
     """Each round's figures are divided by those of the same round."""
     assert ratios([1.0, 6.0], [2.0, 12.0]) == Spread(0.5, 0.5, 0.5)
+
+
+def test_differences_pair_the_rounds() -> None:
+    """Each round's figure is set against that of the same round."""
+    assert differences([5.0, 9.0, 4.0], [1.0, 2.0, 3.0]) == Spread(4.0, 1.0, 7.0)
 
 
 def test_claim_holds_at_its_limit() -> None:
@@ -65,6 +78,12 @@ def test_claim_of_a_least_value(median: float, verdict: str) -> None:
     value = Spread(median, 0.1, 9.0)
     claim = Claim("requests/s", value, 0.9, aim=1.05, at_least=True)
     assert claim.row()[:4] == (verdict, "requests/s", ">= 0.9", ">= 1.05")
+
+
+def test_claim_about_what_was_never_measured_fails() -> None:
+    """There is no limit to show then, and it is not an empty success."""
+    claim = Claim("memory", None, math.nan, our_problem="could not be measured")
+    assert claim.row() == ("fails", "memory", "", "", "could not be measured")
 
 
 def test_exit_status_tells_missing_peers_from_success() -> None:
@@ -120,109 +139,24 @@ def test_many_params_fill_30_kilobytes() -> None:
     assert request.count(MARK.encode()) == 1
 
 
-def test_program_says_which_load_it_cannot_serve() -> None:
-    """A program with one connection at a time is not asked to keep two."""
-    one = Program("C", "c.c", at_a_time=1)
-    assert one.why_not(keep=True, connections=1) == ""
-    assert one.why_not(keep=False, connections=16) == ""
-    assert "1 kept connection" in one.why_not(keep=True, connections=16)
-    assert "closes" in Program("D", "d.py", keeps=False).why_not(
-        keep=True, connections=1
-    )
+def test_bars_part_ratios_from_other_values() -> None:
+    """What has a unit is drawn as a multiple of its limit."""
+    ratio = Claim("CPU", Spread(0.5, 0.4, 0.6), 1.4, aim=1.0)
+    memory = Claim("RSS", Spread(6.0, 5.0, 8.0), 4, "MiB", aim=2)
+    (first,), (second,) = bars([ratio, memory])
+    assert (first.figures, first.must, first.aim) == ((0.4, 0.5, 0.6), 1.4, 1.0)
+    assert (second.figures, second.must, second.aim) == ((1.25, 1.5, 2.0), 1.0, 0.5)
+    assert (first.label, second.label) == ("0.50", "6.00 MiB")
 
 
-def test_comparisons_limit_programs_that_can_serve_them() -> None:
-    """No limit is set beside a peer that is never measured."""
-    for case in COMPARISONS:
-        for limit in case.limits:
-            assert limit.program in (OURS, PURE)
-            assert limit.peer in PEERS
-            assert case.why_not(limit.peer) == ""
-    assert len({case.name for case in COMPARISONS}) == len(COMPARISONS)
+def test_bars_show_the_peer_that_is_not_there() -> None:
+    """A row without figures says why."""
+    claim = Claim("requests/s", None, 0.9, peer_problem="flup: gone", at_least=True)
+    (bar,) = bars([claim])[0]
+    assert (bar.figures, bar.label) == (None, "no peer: flup: gone")
 
 
-def test_programs_begin_with_ours() -> None:
-    """Tables compare with their first row; the pure backend is the same script."""
-    assert PROGRAMS[0] == OURS
-    assert PURE.script == OURS.script
-    assert dict(PURE.environment) == {"FCGI_APP_BACKEND": "pure"}
-
-
-def series_of(program: Program, *samples: Sample) -> Series:
-    """A program with its samples."""
-    series = Series(program)
-    series.samples += samples
-    return series
-
-
-FAST, SLOW = (
-    Sample(10.0, 2000.0, 50.0, 80.0, 4.0),
-    Sample(20.0, 1000.0, 90.0, 160.0, 2.0),
-)
-
-
-def test_conclude_compares_with_each_peer() -> None:
-    """The table has our ratio to each, and every limit becomes a claim."""
-    everyone = [series_of(OURS, FAST, FAST), series_of(LIBFCGI, SLOW, SLOW)]
-    text, claims = conclude("hello", everyone, [Limit(LIBFCGI, 0.6, 0.4)])
-    assert "0.50 (0.50 to 0.50)" in text.splitlines()[3]
-    assert claims == [
-        Claim(
-            "hello: CPU of fcgi_app / libfcgi stdio",
-            Spread(0.5, 0.5, 0.5),
-            0.6,
-            aim=0.4,
-        )
-    ]
-
-
-def test_conclude_takes_other_figures_than_cpu() -> None:
-    """More requests are better, a later answer is worse."""
-    everyone = [series_of(OURS, FAST), series_of(LIBFCGI, SLOW)]
-    limits = [Limit(LIBFCGI, 0.9, quantity=RATE), Limit(LIBFCGI, 1.5, quantity=P99)]
-    text, (rate, late) = conclude("nginx", everyone, limits)
-    assert text.splitlines()[0].count("our ") == 2
-    assert (rate.value, rate.at_least) == (Spread(2.0, 2.0, 2.0), True)
-    assert (late.value, late.at_least) == (Spread(0.5, 0.5, 0.5), False)
-
-
-def test_conclude_shows_the_peer_that_is_not_there() -> None:
-    """It has a row that says why, and its limit does not hold."""
-    everyone = [series_of(OURS, FAST), Series(FLUP, "no index")]
-    text, (claim,) = conclude("hello", everyone, [Limit(FLUP, 0.5)])
-    assert "no peer: no index" in text.splitlines()[3]
-    assert (claim.verdict, claim.row()[-1]) == ("no peer", "flup: no index")
-
-
-def test_conclude_without_our_figure_fails() -> None:
-    """What our program cannot do is a failure, whoever else can."""
-    everyone = [Series(OURS, "2 errors"), series_of(FLUP, FAST)]
-    text, (claim,) = conclude("hello", everyone, [Limit(FLUP, 0.5)])
-    assert "no figure: 2 errors" in text.splitlines()[2]
-    assert claim.verdict == "fails"
-
-
-def test_take_turns_begins_with_another_program_each_round() -> None:
-    """Who is first in one round is last in the next."""
-    asked: list[str] = []
-
-    def measured(program: Program) -> Sample:
-        asked.append(program.name)
-        return FAST
-
-    everyone = [Series(OURS), Series(FLUP), Series(LIBFCGI, "gone")]
-    take_turns(everyone, 2, measured)
-    assert asked == ["fcgi_app", "flup", "flup", "fcgi_app"]
-
-
-def test_series_is_empty_after_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """One wrong answer takes all figures of the program away, and no more are made."""
-    series = series_of(FLUP, FAST)
-
-    def measured(program: Program) -> Sample:
-        raise LoadError("1 error", "the server's stderr: oops")
-
-    series.add(measured)
-    series.add(lambda _program: FAST)
-    assert (series.samples, series.problem) == ([], "1 error")
-    assert "oops" in capsys.readouterr().err
+def test_advice_says_how_to_have_the_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without matplotlib there is one line that says what to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert "matplotlib: pip install" in advice()

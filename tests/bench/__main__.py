@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+
+from fcgi_app.errors import FcgiAppError
 
 from . import __doc__ as description
 from .behind import BEHIND, compare_behind
@@ -23,6 +26,7 @@ from .report import RESULTS, hint, inventory, machine, verdicts, write_results
 from .starting import starts
 from .threads import crowd, multiplexed
 
+FAILURES = (FcgiAppError, LoadError, OSError, EOFError, subprocess.CalledProcessError)
 Measured = tuple[str, list[Claim]]
 Scenario = tuple[str, Callable[[], Measured]]
 
@@ -92,11 +96,11 @@ def _run(title: str, scenario: Callable[[], Measured]) -> Measured:
     """Run a scenario; what could not be measured at all has failed."""
     try:
         return scenario()
-    except (LoadError, OSError, EOFError, subprocess.CalledProcessError) as error:
-        said = [str(part) for part in error.args] or [type(error).__name__]
-        print(*said, sep="\n", file=sys.stderr)
-        problem = f"could not be measured: {error if len(said) > 2 else said[0]}"
-        return problem, [Claim(title, None, 0, our_problem=problem)]
+    except FAILURES as error:
+        said = str(error.args[0] if isinstance(error, LoadError) else error)
+        print(f"{title}: {said}", *error.args[1:], sep="\n", file=sys.stderr)
+        problem = f"could not be measured: {said}"
+        return problem, [Claim(title, None, math.nan, our_problem=problem)]
 
 
 def _run_all(
@@ -150,6 +154,6 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (LoadError, OSError) as error:
+    except FAILURES as error:
         print(*error.args, sep="\n", file=sys.stderr)
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
@@ -47,7 +48,8 @@ class Claim(NamedTuple):
     value: Spread | None
     """None: there is nothing to compare."""
     must: float
-    """At most this, or at least, as ``at_least`` says."""
+    """At most this, or at least, as ``at_least`` says. NaN if nothing was measured that
+    could be told the limit of."""
     unit: str = ""
     """Empty for a ratio."""
     digits: int = 2
@@ -80,7 +82,7 @@ class Claim(NamedTuple):
         if self.value:
             value = f"{self.value.text(self.digits)}{unit}"
         sign = ">=" if self.at_least else "<="
-        must = f"{sign} {self.must:g}{unit}"
+        must = "" if math.isnan(self.must) else f"{sign} {self.must:g}{unit}"
         aim = "" if self.aim is None else f"{sign} {self.aim:g}{unit}"
         return self.verdict, self.text, must, aim, value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,20 +13,25 @@ from .figures import Claim
 __all__ = ["PICTURES", "Bar", "advice", "bars", "draw"]
 
 PICTURES = tuple(Path(__file__).with_name(f"results.{kind}") for kind in ("svg", "png"))
-COLOURS = {
-    "aim": "#1b7837",
-    "holds": "#2166ac",
-    "fails": "#c51b2c",
-    "no peer": "#888888",
-}
-WORDS = {
-    "aim": "aim reached",
-    "holds": "holds",
-    "fails": "fails",
-    "no peer": "no peer: nothing to compare with",
+
+
+class Look(NamedTuple):
+    """How a verdict is drawn: not by its colour alone."""
+
+    colour: str
+    marker: str
+    words: str
+
+
+LOOKS = {
+    "aim": Look("#1b7837", "D", "aim reached"),
+    "holds": Look("#2166ac", "o", "holds"),
+    "fails": Look("#c51b2c", "X", "fails"),
+    "no peer": Look("#777777", "", "no peer: nothing to compare with"),
 }
 ROW = 0.36
 """Inches of height for each row."""
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50)
 
 
 def advice() -> str:
@@ -79,118 +85,101 @@ def _label(claim: Claim) -> str:
 
 def _draw_bar(axes: Any, at: int, bar: Bar, start: float) -> None:
     """Draw one row at height ``at``; ``start`` is the left edge of the axes."""
-    towards = ">" if bar.at_least else "<"
-    axes.plot(bar.must, at, "|", color="black", markersize=15, markeredgewidth=2)
+    black = {"color": "black", "linestyle": "none"}
+    axes.plot(bar.must, at, marker="|", markersize=15, markeredgewidth=2, **black)
     if bar.aim is not None:
-        axes.plot(
-            bar.aim,
-            at,
-            towards,
-            color="black",
-            markersize=7,
-            fillstyle="none",
-            zorder=3,
-        )
-    colour = COLOURS[bar.verdict]
+        towards = ">" if bar.at_least else "<"
+        axes.plot(bar.aim, at, marker=towards, fillstyle="none", **black)
+    look = LOOKS[bar.verdict]
+    small: dict[str, Any] = {"va": "center", "fontsize": 8, "color": look.colour}
     if bar.figures is None:
-        axes.text(start, at, f" {bar.label}", va="center", fontsize=8, color=colour)
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        place = {"xytext": (6, 0), "textcoords": "offset points"}
+        axes.annotate(bar.label, (start, at), bbox=paper, **place, **small)
         return
     least, median, most = bar.figures
-    axes.plot([least, most], [at, at], color=colour, linewidth=3, alpha=0.45)
-    axes.plot(median, at, "o", color=colour, markersize=7, zorder=4)
-    axes.annotate(
-        bar.label,
-        (1.01, at),
-        xycoords=("axes fraction", "data"),
-        va="center",
-        fontsize=8,
-        color=colour,
-    )
+    axes.plot([least, most], [at, at], color=look.colour, linewidth=4, alpha=0.4)
+    axes.plot(median, at, look.marker, color=look.colour, markersize=7, zorder=4)
+    beside = ("axes fraction", "data")
+    axes.annotate(bar.label, (1.01, at), xycoords=beside, **small)
 
 
 def _draw_panel(axes: Any, rows: Sequence[Bar], label: str, log: bool) -> None:
     """Draw one panel, the first row on top."""
-    known = [
-        x for row in rows for x in (*(row.figures or ()), row.must, row.aim or row.must)
-    ]
+    known = [1.0]
+    for row in rows:
+        known += [
+            *(row.figures or ()),
+            row.must,
+            row.must if row.aim is None else row.aim,
+        ]
+    known = [x for x in known if not math.isnan(x)]
+    low, high = min(0.0, *known), max(known) * 1.1
     if log:
         low, high = min(x for x in known if x > 0) / 1.25, max(known) * 1.25
         axes.set_xscale("log")
-    else:
-        low, high = min(0.0, *known), max(known) * 1.1
-    axes.set_xlim(low, high)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    if log:
-        ticks = [0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20]
-        shown = [tick for tick in ticks if low <= tick <= high]
+        shown = [tick for tick in TICKS if low <= tick <= high]
         axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
         axes.minorticks_off()
+    axes.set_xlim(low, high)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [row.text for row in rows], fontsize=8)
-    axes.axvline(1, color="#bbbbbb", linewidth=1, zorder=0)
-    axes.grid(axis="x", color="#eeeeee", zorder=0)
+    axes.axvline(1, color="#aaaaaa", linewidth=1, zorder=0)
+    axes.grid(color="#e8e8e8", zorder=0)
     axes.set_axisbelow(True)
     axes.set_xlabel(label, fontsize=9)
     for at, row in enumerate(rows):
         _draw_bar(axes, at, row, low)
 
 
-def _draw_legend(figure: Any, lines: Any, verdicts: set[str]) -> None:
+def _draw_legend(figure: Any, line: Any, verdicts: set[str]) -> None:
+    """Explain the marks; ``line`` is the class of what is drawn."""
     black = {"color": "black", "linestyle": "none"}
     marks = [
-        lines.Line2D([], [], marker="|", markersize=12, markeredgewidth=2, **black),
-        lines.Line2D([], [], marker="<", markersize=7, fillstyle="none", **black),
+        line([], [], marker="|", markersize=12, markeredgewidth=2, **black),
+        line([], [], marker="<", fillstyle="none", **black),
     ]
-    texts = ["must (the limit)", "aim (points to where it is better)"]
-    for verdict, colour in COLOURS.items():
+    texts = ["must: the limit", "aim, pointing to where it is better"]
+    for verdict, look in LOOKS.items():
         if verdict in verdicts:
-            marks.append(lines.Line2D([], [], marker="o", color=colour, linewidth=3))
-            texts.append(WORDS[verdict])
-    figure.legend(marks, texts, loc="outside upper center", ncols=3, fontsize=8)
+            marks.append(line([], [], marker=look.marker, color=look.colour))
+            texts.append(look.words)
+    figure.legend(marks, texts, loc="outside lower center", ncols=6, fontsize=8)
 
 
-def draw(claims: Sequence[Claim], title: str) -> None:
-    """Write ``PICTURES``.
+def draw(claims: Sequence[Claim], title: str, paths: Sequence[Path] = PICTURES) -> None:
+    """Write the picture to ``paths``, in the format that the suffix says.
 
     Raises:
         ImportError: there is no matplotlib; see ``advice``.
     """
     import matplotlib  # type: ignore[import-not-found,unused-ignore]
-
-    matplotlib.use("agg")
-    # the same figures give the same file
-    matplotlib.rcParams["svg.hashsalt"] = "fcgi_app"
-    from matplotlib import (  # type: ignore[import-not-found,unused-ignore]
-        lines,
-        pyplot,
+    from matplotlib.figure import (  # type: ignore[import-not-found,unused-ignore]
+        Figure,
+    )
+    from matplotlib.lines import (  # type: ignore[import-not-found,unused-ignore]
+        Line2D,
     )
 
+    ratios, others = bars(claims)
     panels = [
-        (rows, label, log)
-        for rows, label, log in zip(
-            bars(claims),
-            (
-                "ratio: median of the rounds, least and greatest (1: as the peer)",
-                "as a multiple of the limit",
-            ),
-            (True, False),
-            strict=True,
+        panel
+        for panel in (
+            (ratios, "ratio: median of the rounds, from least to greatest", True),
+            (others, "as a multiple of the limit", False),
         )
-        if rows
+        if panel[0]
     ]
     heights = [len(rows) + 1.5 for rows, _, _ in panels]
-    figure, axes = pyplot.subplots(
-        len(panels),
-        1,
-        squeeze=False,
-        height_ratios=heights,
-        figsize=(13, ROW * sum(heights) + 1.2),
-        layout="constrained",
-    )
+    size = (14, ROW * sum(heights) + 1.2)
+    figure: Any = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
     for (rows, label, log), (panel,) in zip(panels, axes, strict=True):
         _draw_panel(panel, rows, label, log)
-    _draw_legend(figure, lines, {claim.verdict for claim in claims})
+    _draw_legend(figure, Line2D, {claim.verdict for claim in claims})
     figure.suptitle(title, fontsize=9)
-    for path in PICTURES:
-        kind = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, dpi=110, metadata=kind)
-    pyplot.close(figure)
+    # the same figures give the same file, in which text is text
+    with matplotlib.rc_context({"svg.hashsalt": "fcgi_app", "svg.fonttype": "none"}):
+        for path in paths:
+            dated = {"Date": None} if path.suffix == ".svg" else {}
+            figure.savefig(path, dpi=100, metadata=dated)

@@ -96,10 +96,12 @@ class Series:
 def take_turns(
     everyone: Sequence[Series], rounds: int, measured: Callable[[Program], Sample]
 ) -> None:
-    """Measure every program in each round; who is first turns from round to round."""
+    """Measure every program in each round, in every second one the last first.
+
+    So neighbours stay neighbours, and none is always the first of them.
+    """
     for number in range(rounds):
-        turn = number % len(everyone)
-        for series in (*everyone[turn:], *everyone[:turn]):
+        for series in everyone[:: -1 if number % 2 else 1]:
             series.add(measured)
 
 
