@@ -10,7 +10,6 @@ import os
 import sys
 
 from fcgi_app import accept
-from fcgi_app._backend import describe
 
 BLOCK = b"x" * 65536
 
@@ -48,6 +47,9 @@ def modules() -> None:
 
 def backend() -> None:
     """Say what FCGI_APP_BACKEND has come to."""
+    # here, so that the others import what a user's program does
+    from fcgi_app._backend import describe
+
     while accept():
         print(f"Content-Type: text/plain\n\n{describe()}")
 
