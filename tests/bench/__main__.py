@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -138,7 +139,9 @@ def main() -> int:
     if options.write and advice():
         print(advice(), file=sys.stderr)
         return 2
-    how = machine(f", {options.rounds} rounds of {options.seconds:g} s")
+    # what others do at the same time is in the figures, most of all in requests/s
+    busy = f"load average {os.getloadavg()[0]:.1f} before"
+    how = machine(f", {options.rounds} rounds of {options.seconds:g} s, {busy}")
     found = inventory(cache)
     print(how, found, *hint(), sep="\n\n", flush=True)
     sections, claims = _run_all(known, options.scenario or known)
