@@ -14,7 +14,7 @@ from .protocol import Limits
 __all__ = ["Settings"]
 
 PREFIX = "FCGI_APP_"
-_OTHER_VARIABLES = ("FCGI_APP_BACKEND",)
+_OTHER_VARIABLES = ("FCGI_APP_BACKEND", "FCGI_APP_BUILD")
 """Variables with the prefix that are read elsewhere and are no settings."""
 _OF_THE_LAUNCHER = PREFIX + "START_"
 """Begins the variables of fcgi-app-start(1)."""

@@ -7,6 +7,11 @@ importing this package raises ImportError; ``_backend`` is the only one that tri
 
 from __future__ import annotations
 
-from ._core import ffi, lib
+try:
+    from ._core import ffi, lib
+except ModuleNotFoundError as error:
+    if error.name == f"{__name__}._core":
+        raise ImportError("this is the package without it") from error
+    raise  # of cffi, which the extension needs
 
 __all__ = ["ffi", "lib"]
