@@ -33,7 +33,8 @@ def _choose(wanted: str) -> tuple[str, str]:
     if wanted == "pure":
         return "pure", "FCGI_APP_BACKEND=pure"
     try:
-        from ._native import ffi as found_ffi, lib as found_lib
+        from ._native import ffi as found_ffi
+        from ._native import lib as found_lib
     except ImportError as error:  # not built, or no cffi, or for another platform
         if wanted == "native":
             raise ConfigError(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from fcgi_app import _backend
 from fcgi_app._log import log_in_foreground
 
 REPO = Path(__file__).resolve().parent.parent
@@ -31,6 +32,27 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGQUIT) == signal.SIG_IGN:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        choices=("native", "pure"),
+        help="the backend that the package must have chosen; else no test is run",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A native backend that is missing is a failure, and no reason to test the other."""
+    wanted = config.getoption("--backend")
+    if wanted not in (None, _backend.BACKEND):
+        raise pytest.UsageError(
+            f"--backend={wanted}, but the backend is {_backend.describe()}"
+        )
+
+
+def pytest_report_header() -> str:
+    return f"fcgi_app backend: {_backend.describe()}"
 
 
 def _environment() -> dict[bytes, bytes]:

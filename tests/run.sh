@@ -4,18 +4,21 @@ usage() {
     cat <<'USAGE'
 usage: sh tests/run.sh [--all-servers] [--coverage] [PYTEST ARGUMENTS]
 
-Without pytest arguments: installs the web servers that are missing, builds the wheel,
-looks at the source (ruff, mypy, import-linter, mandoc), tries the quick start, and runs
-the test suite against the installed wheel: all of it on python3, and on every other
-Python 3.10 to 3.13 that is found the part that needs no real web server and is not
-marked slow. The others run side by side, and each shows what it has to say when it is
-done.
+Without pytest arguments: installs the web servers that are missing, builds the wheels
+with and without the native backend, looks at the source (ruff, mypy, import-linter,
+mandoc, the compiler's warnings), tries the quick start, and runs the test suite against
+the installed wheel. On python3: all of it with the native backend, then what needs no
+real web server with the pure one. On every other Python 3.10 to 3.13 that is found: with
+the native backend what needs no real web server and is not marked slow, and some of that
+with the pure one. The others run side by side, and each shows what it has to say when it
+is done.
 
 With pytest arguments: only those tests, only on python3, such as
     sh tests/run.sh tests/test_params.py -k truncated
 
   --all-servers   every Python runs all tests, those with real web servers too
   --coverage      measures branch coverage on python3 and prints what is missing
+  --backend=pure  with pytest arguments: the wheel without the native backend
 
   PYTHON=/path/to/python3.12   the interpreter that stands for python3
   PYTHONS="3.10 3.13"          the versions to look for (empty: python3 alone)
@@ -28,7 +31,8 @@ set -u
 cd "$(dirname -- "$0")/.." || exit 1
 
 envs=.envs
-wheels=$envs/wheel
+wheels=$envs/wheel # native and pure
+backend=native
 python=${PYTHON:-python3}
 versions=${PYTHONS-3.10 3.11 3.12 3.13}
 all_servers=no
@@ -75,6 +79,7 @@ LIST
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         echo "/nonexistent python3-venv"
     fi
+    echo "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h python3-dev"
 }
 
 missing_packages() {
@@ -145,28 +150,33 @@ find_python() {
     return 1
 }
 
-# make_env DIRECTORY PYTHON: an environment with setuptools, kept while nothing changes.
+# make_env DIRECTORY PYTHON: an environment with what builds, kept while nothing changes.
 make_env() {
     key="$("$2" -c 'import sys; print(sys.version, sys.base_prefix)') $(cksum <pyproject.toml)"
     if [ -x "$1/bin/python" ] && [ "$(cat "$1/made-for" 2>/dev/null)" = "$key" ]; then
         return 0
     fi
     rm -rf "$1"
-    "$2" -m venv "$1" && "$1/bin/pip" install -qq "setuptools>=77.0.3" || return 1
+    "$2" -m venv "$1" && "$1/bin/pip" install -qq "setuptools>=77.0.3" "cffi>=1.17" ||
+        return 1
     echo "$key" >"$1/made-for"
 }
 
 # Built from a copy: setuptools would pack what an earlier build left in the checkout.
-build_wheel() {
+build_wheels() {
     rm -rf "$envs/source" "$wheels"
     mkdir -p "$envs/source" "$wheels"
     cp -R pyproject.toml README.md LICENSE fcgi_app manpages "$envs/source" || return 1
-    "$1/bin/pip" wheel -qq --no-deps --no-build-isolation -w "$wheels" "$envs/source"
+    for kind in native pure; do
+        FCGI_APP_BUILD=$kind "$1/bin/pip" wheel -qq --no-deps --no-build-isolation \
+            -w "$wheels/$kind" "$envs/source" || return 1
+    done
+    ls "$wheels"/native/*-abi3-*.whl "$wheels"/pure/*-none-any.whl
 }
 
-# install_wheel DIRECTORY EXTRA: the extra's packages once, the wheel every time.
+# install_wheel DIRECTORY EXTRA BACKEND: the extra's packages once, the wheel every time.
 install_wheel() {
-    set -- "$1" "$2" "$wheels"/*.whl
+    set -- "$1" "$2" "$wheels/$3"/*.whl
     if [ ! -e "$1/has-$2" ]; then
         "$1/bin/pip" install -qq "$3[$2]" || return 1
         touch "$1/has-$2"
@@ -233,21 +243,46 @@ suite() {
 $unsteady"
 }
 
+# What a user's compiler warns of stops no build; here it does.
+lint_c() {
+    for source in fcgi_app/_native/*.c; do
+        gcc -std=gnu11 -O2 -Wall -Wextra -Wshadow -Wconversion -Werror \
+            -c -o "$envs/lint.o" "$source" || return 1
+    done
+}
+
 lint_pages() {
     mandoc -T lint -W warning manpages/*.[0-9]
+}
+
+# What the other Pythons run with the pure backend: what differs from Python to Python.
+pure_part="tests/test_codec.py tests/test_connection.py tests/test_swap.py
+    tests/test_environ.py tests/test_fcgi_stdio.py tests/test_request.py
+    tests/test_threads.py tests/test_package.py"
+
+# tests_on DIRECTORY BACKEND TITLE PYTEST-ARGUMENTS...: the suite on the wheel that is
+# installed, which must be the one with that backend.
+tests_on() {
+    place=$1 kind=$2 title=$3
+    shift 3
+    step "tests on Python $title, $kind" suite "$place" --backend="$kind" "$@"
 }
 
 # another_python VERSION: all of one more Python, in a process of its own beside others.
 another_python() {
     exec 3>&1 >"$envs/$1.log" 2>&1
     other=$(find_python "$1")
-    step "environment for Python $1" make_env "$envs/$1" "$other" &&
-        step "installation for Python $1" install_wheel "$envs/$1" test &&
+    if step "environment for Python $1" make_env "$envs/$1" "$other" &&
+        step "installation for Python $1" install_wheel "$envs/$1" test native; then
         if [ "$all_servers" = yes ]; then
-            step "tests on Python $1" suite "$envs/$1" -q
+            tests_on "$envs/$1" native "$1" -q
         else
-            step "tests on Python $1" suite "$envs/$1" -q -m "not e2e and not slow"
+            tests_on "$envs/$1" native "$1" -q -m "not e2e and not slow"
         fi
+        # shellcheck disable=SC2086  # one word for each file
+        step "the pure wheel for Python $1" install_wheel "$envs/$1" test pure &&
+            tests_on "$envs/$1" pure "$1" -q -m "not e2e and not slow" $pure_part
+    fi
     cat "$envs/$1.log" >&3
     echo "$failed" >"$envs/$1.failed"
     echo "$summary" >"$envs/$1.summary"
@@ -291,6 +326,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --all-servers) all_servers=yes ;;
     --coverage) coverage=yes ;;
+    --backend=native | --backend=pure) backend=${1#*=} ;;
     --another) # see other_pythons
         another_python "$2"
         exit
@@ -319,12 +355,12 @@ main=$envs/$main_version
 
 must "Debian packages" install_packages
 must "environment for Python $main_version" make_env "$main" "$python"
-must "wheel" build_wheel "$main"
-must "installation for Python $main_version" install_wheel "$main" dev
+must "wheels" build_wheels "$main"
+must "installation for Python $main_version" install_wheel "$main" dev "$backend"
 
 [ "$coverage" = no ] || "$main/bin/python" -Im coverage erase
 if [ $# -gt 0 ]; then
-    suite "$main" "$@"
+    suite "$main" --backend="$backend" "$@"
     status=$?
     [ "$coverage" = no ] || report_coverage
     exit $status
@@ -335,8 +371,13 @@ step "ruff format" "$main/bin/ruff" format --check .
 step "mypy" "$main/bin/mypy"
 step "import contracts" "$main/bin/lint-imports" --no-cache --no-logo
 step "man pages" lint_pages
+step "C sources" lint_c
 step "quick start" env PYTHON="$python" sh examples/quickstart.sh --check --port 0
-step "tests on Python $main_version" suite "$main"
+if [ "$backend" = native ]; then
+    tests_on "$main" native "$main_version"
+    must "the pure wheel for Python $main_version" install_wheel "$main" dev pure
+fi
+tests_on "$main" pure "$main_version" -q -m "not e2e"
 [ "$coverage" = no ] || step "coverage" report_coverage
 
 set --

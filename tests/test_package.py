@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import configparser
 import importlib
+import importlib.util
 import os
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -25,8 +30,11 @@ PACKAGE = Path(fcgi_app.__file__).parent
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages([os.fspath(PACKAGE)], "fcgi_app.")
-    if not module.name.endswith("__main__")
+    if not module.name.endswith(("__main__", "_native.build"))
 )
+"""All that can be imported: without the extension not ``fcgi_app._native`` either."""
+if not any((PACKAGE / "_native").glob("_core*.so")):
+    MODULES = [name for name in MODULES if not name.startswith("fcgi_app._native")]
 MAN_PAGES = sorted(page.name for page in (REPO / "manpages").glob("*.[0-9]"))
 FOLDERS = ("fcgi_app", "tests", "examples", "manpages", ".github", ".ci")
 
@@ -82,81 +90,144 @@ REQUIRED_PAGES = {
 }
 
 
-def build(source: Path, kind: str, target: Path) -> Path:
-    """Call the build backend as an installer does; ``kind`` is "wheel" or "sdist"."""
+NATIVE = "cp310-abi3-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
+PURE = "py3-none-any"
+TAGS = {"native": NATIVE, "pure": PURE}
+EXTENSION = "fcgi_app/_native/_core.abi3.so"
+
+
+def call_backend(
+    source: Path, hook: str, target: Path, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Call the build backend as an installer does; the last line is the file's name."""
     target.mkdir()
     code = (
         "import sys, setuptools.build_meta as backend;"
-        f"print(backend.build_{kind}(sys.argv[1]))"
+        f"print(backend.build_{hook}(sys.argv[1]))"
     )
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code, os.fspath(target)],
         cwd=source,
-        env={"PATH": os.environ["PATH"]},
+        env={"PATH": os.environ["PATH"]} | environ,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+
+
+def build(source: Path, hook: str, target: Path, **environ: str) -> tuple[Path, str]:
+    """Build what ``hook`` is for ("wheel", "sdist"), and give it and what was said."""
+    done = call_backend(source, hook, target, **environ)
     assert done.returncode == 0, done.stdout + done.stderr
-    return target / done.stdout.splitlines()[-1]
+    said = [line for line in done.stderr.splitlines() if line.startswith("fcgi_app: ")]
+    return target / done.stdout.splitlines()[-1], "\n".join(said)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel and the paths that it holds."""
+
+    path: Path
+    names: frozenset[str]
+
+    def read(self, ending: str) -> str:
+        """The text of the one file whose path ends so."""
+        with zipfile.ZipFile(self.path) as archive:
+            (name,) = [n for n in self.names if n.endswith(ending)]
+            return archive.read(name).decode()
+
+    def metadata(self) -> Message:
+        """METADATA, parsed."""
+        return Parser().parsestr(self.read(".dist-info/METADATA"))
+
+    def tags(self) -> list[str]:
+        """What WHEEL says that it is for."""
+        return Parser().parsestr(self.read(".dist-info/WHEEL")).get_all("Tag", [])
+
+    def extensions(self) -> set[str]:
+        """Every shared object in it."""
+        return {name for name in self.names if name.endswith(".so")}
+
+
+def open_wheel(path: Path) -> Wheel:
+    with zipfile.ZipFile(path) as archive:
+        return Wheel(path, frozenset(archive.namelist()))
 
 
 @dataclass(frozen=True)
 class Built:
-    """A wheel and an sdist of this checkout, with the paths that they hold."""
+    """Both wheels and an sdist of this checkout."""
 
-    wheel: Path
-    wheel_names: frozenset[str]
+    wheels: dict[str, Wheel]
+    """By backend."""
     sdist: Path
     sdist_names: frozenset[str]
     """Without the leading directory that carries name and version."""
 
-    def read(self, ending: str) -> str:
-        """The text of the one file in the wheel whose path ends so."""
-        with zipfile.ZipFile(self.wheel) as archive:
-            (name,) = [n for n in self.wheel_names if n.endswith(ending)]
-            return archive.read(name).decode()
+    def unpack(self, target: Path) -> Path:
+        """Unpack the sdist, and give the directory with pyproject.toml."""
+        # Not tarfile: whether extraction warns without its filter depends on Python.
+        target.mkdir()
+        subprocess.run(
+            ["tar", "-xzf", self.sdist, "-C", target], timeout=30, check=True
+        )
+        (source,) = target.iterdir()
+        return source
 
-    def metadata(self) -> Message:
-        """The wheel's METADATA, parsed."""
-        return Parser().parsestr(self.read(".dist-info/METADATA"))
 
-
-def wheel_names(wheel: Path) -> frozenset[str]:
-    with zipfile.ZipFile(wheel) as archive:
-        return frozenset(archive.namelist())
+def copy_checkout(target: Path) -> Path:
+    """Copy what is the project's, so that the checkout stays as it is."""
+    left = shutil.ignore_patterns("__pycache__", "*.so")
+    for name in FOLDERS:
+        shutil.copytree(REPO / name, target / name, ignore=left)
+    for path in REPO.iterdir():  # the environments beside them are not ours to pack
+        if path.is_file():
+            shutil.copy2(path, target)
+    return target
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Wheel and sdist of a copy, so that the checkout stays as it is."""
+    """All that is shipped, from one copy: no build leaves anything for the next."""
     top = tmp_path_factory.mktemp("build")
-    compiled = shutil.ignore_patterns("__pycache__")
-    for name in FOLDERS:
-        shutil.copytree(REPO / name, top / "source" / name, ignore=compiled)
-    for path in REPO.iterdir():  # the environments beside them are not ours to pack
-        if path.is_file():
-            shutil.copy2(path, top / "source")
-    sdist = build(top / "source", "sdist", top / "sdist")
-    wheel = build(top / "source", "wheel", top / "wheel")
+    source = copy_checkout(top / "source")
+    sdist, _ = build(source, "sdist", top / "sdist")
+    wheels = {}
+    for backend in ("native", "pure"):
+        path, _ = build(source, "wheel", top / backend, FCGI_APP_BUILD=backend)
+        wheels[backend] = open_wheel(path)
     with tarfile.open(sdist) as archive:
         files = [member.name for member in archive if member.isfile()]
-    return Built(
-        wheel,
-        wheel_names(wheel),
-        sdist,
-        frozenset(name.partition("/")[2] for name in files),
-    )
+    names = frozenset(name.partition("/")[2] for name in files)
+    return Built(wheels, sdist, names)
+
+
+@pytest.fixture(params=["native", "pure"])
+def wheel(request: pytest.FixtureRequest, built: Built) -> Wheel:
+    """Each of the two wheels."""
+    return built.wheels[request.param]
+
+
+@pytest.fixture
+def build_module() -> ModuleType:
+    """``_native/build.py``, loaded as setuptools loads it."""
+    path = REPO / "fcgi_app" / "_native" / "build.py"
+    spec = importlib.util.spec_from_file_location("built_by", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run_isolated(
-    *args: str, cwd: Path | None = None
+    *args: str, cwd: Path | None = None, environ: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *args],
         cwd=cwd,
-        env={"PATH": os.environ["PATH"]},
+        env={"PATH": os.environ["PATH"]} | (environ or {}),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -169,31 +240,42 @@ def run_isolated(
 
 
 @pytest.mark.slow
-def test_wheel_holds_the_whole_package(built: Built) -> None:
-    """Every module of the checkout and the typing marker are in the wheel."""
+def test_wheel_holds_the_whole_package(wheel: Wheel) -> None:
+    """Every module of the checkout, but the one that builds, and what types need."""
     sources = {
         path.relative_to(REPO).as_posix()
-        for pattern in ("*.py", "py.typed")
+        for pattern in ("*.py", "*.pyi", "py.typed")
         for path in (REPO / "fcgi_app").rglob(pattern)
     }
-    assert {n for n in built.wheel_names if n.startswith("fcgi_app/")} == sources
+    found = {n for n in wheel.names if n.startswith("fcgi_app/")}
+    assert found - {EXTENSION} == sources - {"fcgi_app/_native/build.py"}
 
 
 @pytest.mark.slow
-def test_wheel_installs_every_man_page(built: Built) -> None:
+@pytest.mark.parametrize("backend", ["native", "pure"])
+def test_wheel_is_for_whom_its_backend_is(built: Built, backend: str) -> None:
+    """With the extension for every CPython from 3.10 on; without it for all."""
+    wheel = built.wheels[backend]
+    assert wheel.path.name == f"fcgi_app-{fcgi_app.__version__}-{TAGS[backend]}.whl"
+    assert wheel.tags() == [TAGS[backend]]
+    assert wheel.extensions() == ({EXTENSION} if backend == "native" else set())
+
+
+@pytest.mark.slow
+def test_wheel_installs_every_man_page(wheel: Wheel) -> None:
     """Each page goes to share/man, in the directory of its section."""
     data = f"fcgi_app-{fcgi_app.__version__}.data/data/share/man"
     pages = {f"{data}/man{page[-1]}/{page}" for page in MAN_PAGES}
-    assert {n for n in built.wheel_names if "/share/" in n} == pages
+    assert {n for n in wheel.names if "/share/" in n} == pages
 
 
 @pytest.mark.slow
-def test_wheel_holds_nothing_else(built: Built) -> None:
+def test_wheel_holds_nothing_else(wheel: Wheel) -> None:
     """Beside the package and the pages there is the metadata: no tests, no examples."""
     info = f"fcgi_app-{fcgi_app.__version__}.dist-info/"
     rest = {
         name
-        for name in built.wheel_names
+        for name in wheel.names
         if not name.startswith("fcgi_app/") and "/share/man/" not in name
     }
     assert rest == {
@@ -207,9 +289,9 @@ def test_wheel_holds_nothing_else(built: Built) -> None:
 
 
 @pytest.mark.slow
-def test_metadata_states_version_licence_and_python(built: Built) -> None:
+def test_metadata_states_version_licence_and_python(wheel: Wheel) -> None:
     """The metadata carries the version of the module and the PEP 639 licence."""
-    metadata = built.metadata()
+    metadata = wheel.metadata()
     assert metadata["Name"] == "fcgi-app"
     assert metadata["Version"] == fcgi_app.__version__
     assert metadata["License-Expression"] == "MIT"
@@ -219,10 +301,10 @@ def test_metadata_states_version_licence_and_python(built: Built) -> None:
 
 
 @pytest.mark.slow
-def test_console_scripts_name_functions_that_exist(built: Built) -> None:
+def test_console_scripts_name_functions_that_exist(wheel: Wheel) -> None:
     """Both commands lead to a callable of the package."""
     parser = configparser.ConfigParser()
-    parser.read_string(built.read(".dist-info/entry_points.txt"))
+    parser.read_string(wheel.read(".dist-info/entry_points.txt"))
     scripts = dict(parser["console_scripts"])
     assert sorted(scripts) == ["fcgi-app", "fcgistarter"]
     for target in scripts.values():
@@ -237,20 +319,192 @@ def test_sdist_holds_what_the_tests_need(built: Built) -> None:
         path.relative_to(REPO).as_posix()
         for top in FOLDERS
         for path in (REPO / top).rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.suffix not in (".pyc", ".so")
     }
     papers = {"LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml"}
     assert sources | papers <= built.sdist_names
 
 
 @pytest.mark.slow
+def test_sdist_holds_what_the_extension_is_made_of(
+    built: Built, build_module: ModuleType
+) -> None:
+    """The C sources, what Python sees of them, and what builds them; nothing built."""
+    needed = {*build_module.SOURCES, "fcgi.h", "core.cdef", "build.py"}
+    assert {f"fcgi_app/_native/{name}" for name in needed} <= built.sdist_names
+    assert [name for name in built.sdist_names if name.endswith(".so")] == []
+
+
+@pytest.mark.slow
 def test_sdist_builds_the_same_wheel(built: Built, tmp_path: Path) -> None:
-    """A wheel made from the unpacked sdist holds the same files."""
-    # Not tarfile: whether extraction warns without its filter depends on the Python.
-    subprocess.run(["tar", "-xzf", built.sdist, "-C", tmp_path], timeout=30, check=True)
-    (source,) = tmp_path.iterdir()
-    again = build(source, "wheel", tmp_path / "wheel")
-    assert wheel_names(again) == built.wheel_names
+    """A wheel made from the unpacked sdist is the native one, with the same files."""
+    path, said = build(built.unpack(tmp_path / "sdist"), "wheel", tmp_path / "wheel")
+    assert path.name == built.wheels["native"].path.name
+    assert open_wheel(path).names == built.wheels["native"].names
+    assert said == (
+        "fcgi_app: building the package with the native backend, _core.abi3.so"
+    )
+
+
+# --- Building without a compiler -----------------------------------------------------
+
+
+def no_compiler(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "bin").mkdir()
+    return {"PATH": os.fspath(tmp_path / "bin")}
+
+
+def failing_compiler(_: Path) -> dict[str, str]:
+    return {"CC": "/bin/false"}
+
+
+def no_headers(_: Path) -> dict[str, str]:
+    return {"CFLAGS": "-nostdinc"}
+
+
+def no_cffi(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "cffi.py").write_text("raise ImportError('there is no cffi')\n")
+    return {"PYTHONPATH": os.fspath(tmp_path)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lacking", "reason"),
+    [
+        (no_compiler, r"it could not be compiled: CompileError: .*"),
+        (failing_compiler, r"it could not be compiled: CompileError: .*/bin/false.*"),
+        (no_headers, r"it could not be compiled: CompileError: .*"),
+        (no_cffi, r"it could not be compiled: ImportError: there is no cffi"),
+    ],
+)
+def test_build_that_cannot_compile(
+    built: Built,
+    tmp_path: Path,
+    lacking: Callable[[Path], dict[str, str]],
+    reason: str,
+) -> None:
+    """It gives the pure wheel, named so, and says why."""
+    source = built.unpack(tmp_path / "sdist")
+    path, said = build(source, "wheel", tmp_path / "wheel", **lacking(tmp_path))
+    assert path.name.endswith(f"-{PURE}.whl")
+    assert open_wheel(path).names == built.wheels["pure"].names
+    intro = "fcgi_app: building the pure Python package, without the native backend: "
+    assert re.fullmatch(re.escape(intro) + reason, said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        (
+            "native",
+            "FCGI_APP_BUILD=native, but there is none: it could not be compiled",
+        ),
+        ("quick", "FCGI_APP_BUILD: 'quick': must be one of ('auto', 'pure', 'native')"),
+    ],
+)
+def test_build_of_what_cannot_be_had(
+    built: Built, tmp_path: Path, wanted: str, reason: str
+) -> None:
+    """Whoever insists on the native backend gets it or an error; no guess at others."""
+    source = built.unpack(tmp_path / "sdist")
+    environ = {"FCGI_APP_BUILD": wanted, "CC": "/bin/false"}
+    done = call_backend(source, "wheel", tmp_path / "wheel", **environ)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"fcgi_app: {reason}")
+    assert [*(tmp_path / "wheel").iterdir()] == []
+
+
+@pytest.mark.slow
+def test_build_of_an_editable_installation(built: Built, tmp_path: Path) -> None:
+    """The extension is put into the checkout; where there is none, an old one goes."""
+    source = built.unpack(tmp_path / "sdist")
+    path, _ = build(source, "editable", tmp_path / "native")
+    assert path.name.endswith(f"-{NATIVE}.whl")
+    assert (source / EXTENSION).exists()
+    path, said = build(source, "editable", tmp_path / "pure", CC="/bin/false")
+    assert path.name.endswith(f"-{PURE}.whl")
+    assert "without the native backend" in said
+    assert not (source / EXTENSION).exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "attribute", "value", "reason"),
+    [
+        ("sys.implementation", "name", "pypy", "it is for CPython, and this is pypy"),
+        ("sys", "platform", "freebsd14", "it is for Linux, and this is freebsd14"),
+        (
+            "sysconfig",
+            "get_config_var",
+            {"Py_GIL_DISABLED": 1}.get,
+            "it is not for free-threaded Python",
+        ),
+    ],
+)
+def test_build_elsewhere(
+    build_module: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: str,
+    attribute: str,
+    value: object,
+    reason: str,
+) -> None:
+    """For another Python or another system it is not tried."""
+    assert build_module.find_obstacle() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{owner}.{attribute}", value)
+        found = build_module.find_obstacle()
+    assert found == reason
+
+
+# --- What is installed ---------------------------------------------------------------
+
+
+@pytest.fixture(params=["native", "pure"])
+def installed(
+    request: pytest.FixtureRequest, built: Built, tmp_path: Path
+) -> tuple[str, Path]:
+    """The backend and the place of a wheel that pip has installed."""
+    place = tmp_path / "installed"
+    pip = [sys.executable, "-Im", "pip", "install", "-qq", "--no-index", "--no-deps"]
+    wheel = built.wheels[request.param].path
+    subprocess.run([*pip, f"--target={place}", wheel], timeout=60, check=True)
+    return request.param, place
+
+
+@pytest.mark.slow
+def test_installed_wheel_has_its_backend(installed: tuple[str, Path]) -> None:
+    """The wheel's own backend does the work, and the command says which."""
+    backend, place = installed
+    code = "import fcgi_app._backend as b; print(b.BACKEND, b.__file__)"
+    done = run_isolated("-c", code, cwd=place)
+    assert done.stdout == f"{backend} {place}/fcgi_app/_backend.py\n", done.stderr
+    done = run_isolated("-m", "fcgi_app", "--version", cwd=place)
+    assert done.stdout.splitlines()[-1] == (
+        "backend native (it is there)"
+        if backend == "native"
+        else "backend pure (no native backend: this is the package without it)"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", ["native", "pure"])
+def test_installed_wheel_and_the_backend_asked_for(
+    installed: tuple[str, Path], wanted: str
+) -> None:
+    """Pure can always be had; native is an error of one line where it is missing."""
+    backend, place = installed
+    environ = {"FCGI_APP_BACKEND": wanted}
+    done = run_isolated("-m", "fcgi_app", "--version", cwd=place, environ=environ)
+    if (backend, wanted) == ("pure", "native"):
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            "fcgi-app: error: FCGI_APP_BACKEND: 'native': there is no native backend:"
+            " this is the package without it\n"
+        )
+    else:
+        assert done.returncode == 0
+        assert done.stdout.endswith(f"backend {wanted} (FCGI_APP_BACKEND={wanted})\n")
 
 
 # --- What is imported ----------------------------------------------------------------

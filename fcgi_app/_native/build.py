@@ -152,7 +152,7 @@ def compiled() -> tuple[str, bytes]:
     """
     wanted = os.environ.get(VARIABLE, "auto")
     if wanted not in _CHOICES:
-        sys.exit(f"{VARIABLE}: {wanted!r}: must be one of {_CHOICES}")
+        sys.exit(f"fcgi_app: {VARIABLE}: {wanted!r}: must be one of {_CHOICES}")
     if wanted == "pure":
         raise BuildError(f"{VARIABLE}=pure")
     try:
