@@ -450,6 +450,18 @@ def test_isolated_run_tests_the_installed_package() -> None:
     assert not sys.flags.isolated or PACKAGE != REPO / "fcgi_app"
 
 
+@pytest.mark.slow
+def test_suite_on_another_backend_than_the_one_meant() -> None:
+    """``--backend`` ends a run on the wrong one at once; nothing is skipped."""
+    done = run_isolated(
+        *("-m", "pytest", "-p", "no:cacheprovider", "--backend=native", "tests"),
+        cwd=REPO,
+        environ={"FCGI_APP_BACKEND": "pure"},
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--backend=native, but the backend is pure (" in done.stderr
+
+
 def test_public_names_are_the_documented_ones() -> None:
     """``fcgi_app.__all__`` is the promised API, no more and no less."""
     assert set(fcgi_app.__all__) == PUBLIC_NAMES
