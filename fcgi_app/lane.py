@@ -31,7 +31,7 @@ from .request import Request
 from .settings import Settings
 from .transport import Transport
 
-__all__ = ["CONTENT", "END_MASK", "HEAD", "LaneAcceptor"]
+__all__ = ["CONTENT", "END_MASK", "HEAD", "LAYOUT", "LaneAcceptor"]
 
 _RECV_SIZE = 65536
 _LONGEST_WAIT_MS = 1_000_000_000
@@ -39,7 +39,9 @@ _RESPONDER = int(Role.RESPONDER)
 CONTENT: int = lib.FCGI_LANE_CONTENT
 HEAD: int = lib.FCGI_LANE_HEAD
 END_MASK = HEAD - 1
+LAYOUT: int = lib.FCGI_LANE_LAYOUT
 _ID: int = lib.FCGI_LANE_ID
+_ID_MASK = 0xFFFF
 _NONE: int = lib.FCGI_TURN_NONE
 _OTHER: int = lib.FCGI_TURN_OTHER
 _PART: int = lib.FCGI_TURN_PART
@@ -203,7 +205,12 @@ class LaneAcceptor(Acceptor):
     def begin(self, turn: int, params: bytes) -> Request:
         """Make the request that C has given, with these params."""
         request = Request(
-            self._channel, self._settings, _RESPONDER, turn >> _ID, None, NO_INPUT
+            self._channel,
+            self._settings,
+            _RESPONDER,
+            turn >> _ID & _ID_MASK,
+            None,
+            NO_INPUT,
         )
         request.params_list = params
         request.is_head = turn & HEAD != 0

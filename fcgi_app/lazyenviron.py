@@ -1,13 +1,14 @@
 """The native environment swap: C lays its vector out, Python decodes what is asked for.
 
 A request's params stay the name-value list that they came as. C points its variable
-``environ`` at copies of them; ``os.environ`` gets a dict that looks a variable up in the
+``environ`` at copies of them; ``os.environ`` has a dict that looks a variable up in the
 list when somebody asks for it. Which names may enter is decided where it always is
 (``envnames``), once for each sequence of names.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, NamedTuple
@@ -20,16 +21,15 @@ from .paramlist import parse_list
 
 __all__ = ["LazyEnvironSwap"]
 
-_MAX_LAYOUTS = 32
-"""C has room for as many."""
+_MAX_LAYOUTS: int = lib.FCGI_LAYOUTS
 _MAX_LAYOUT_NAMES = 4096
 """Greatest sum of the lengths of the names of a layout that is kept, in bytes."""
 _FEW = 2
 """Variables that are looked up singly; whoever wants more gets all of them decoded."""
 _size = dict.__len__
+_clear = dict.clear
 _find = lib.fcgi_find_param
 _show = lib.fcgi_environ_show
-_restore = lib.fcgi_environ_restore
 _UNKNOWN: int = lib.FCGI_UNKNOWN
 _NO_MEMORY: int = lib.FCGI_NO_MEMORY
 
@@ -39,23 +39,24 @@ class _Layout(NamedTuple):
 
     hidden: frozenset[bytes]
     """Those that stay out of the environment."""
-    base: dict[bytes, bytes]
-    """The process's variables, which show where no param is of their name."""
     kept: bool
     """It is kept for other requests."""
 
 
-class _LazyData(dict[bytes, bytes]):
-    """The content of os.environ during a request, decoded when it is asked for.
+class LazyData(dict[bytes, bytes]):
+    """The content of os.environ, decoded when it is asked for.
 
     ``data[name]``, which is all that os.environ does to look a variable up, finds it in
-    the list of params; whatever else is done to it decodes all of them first.
+    a list of params; whatever else is done to it decodes all of them first.
     """
 
-    __slots__ = ("layout", "params")
-    layout: _Layout
+    __slots__ = ("base", "hidden", "params")
+    base: dict[bytes, bytes]
+    """The variables that show where no param has their name; never changed."""
+    hidden: frozenset[bytes]
+    """Names of params that do not show."""
     params: bytes | None
-    """The name-value list; None: all of it is here."""
+    """A name-value list; None: all of it, and of the base, is here."""
 
     def __missing__(self, name: bytes) -> bytes:
         params = self.params
@@ -65,9 +66,8 @@ class _LazyData(dict[bytes, bytes]):
             self.fill()
             return self[name]
         span = _find(params, len(params), name, len(name))
-        layout = self.layout
-        if span < 0 or name in layout.hidden:
-            value = layout.base[name]
+        if span < 0 or name in self.hidden:
+            value = self.base[name]
         else:
             start = span >> 32
             value = params[start : start + (span & 0xFFFFFFFF)]
@@ -80,14 +80,15 @@ class _LazyData(dict[bytes, bytes]):
         if params is None:
             return
         own = dict.copy(self)
-        hidden, base, _ = self.layout
+        base = self.base
         dict.update(self, base)
-        dict.update(self, parse_list(params))
-        for name in hidden:
-            if name in base:
-                dict.__setitem__(self, name, base[name])
-            else:
-                dict.pop(self, name, None)
+        if params:
+            dict.update(self, parse_list(params))
+            for name in self.hidden:
+                if name in base:
+                    dict.__setitem__(self, name, base[name])
+                else:
+                    dict.pop(self, name, None)
         dict.update(self, own)
 
 
@@ -96,7 +97,7 @@ def _filled(name: str) -> Callable[..., Any]:
     method = getattr(dict, name)
 
     @wraps(method)
-    def first_fill(self: _LazyData, *args: Any, **keywords: Any) -> Any:
+    def first_fill(self: LazyData, *args: Any, **keywords: Any) -> Any:
         self.fill()
         return method(self, *args, **keywords)
 
@@ -107,38 +108,44 @@ for _name in (
     "__contains__ __delitem__ __eq__ __ior__ __iter__ __len__ __ne__ __or__ __repr__"
     " __reversed__ __ror__ clear copy get items keys pop popitem setdefault values"
 ).split():
-    setattr(_LazyData, _name, _filled(_name))
+    setattr(LazyData, _name, _filled(_name))
 
 
 class LazyEnvironSwap(EnvironSwap):
-    """An ``EnvironSwap`` with the same results."""
+    """An ``EnvironSwap`` with the same results.
+
+    Attributes:
+        environ: C's share of it.
+        is_lazy: os.environ has a content that can be exchanged, and is looked up.
+    """
 
     def _make_vectors(self, is_base: Callable[[bytes], bool]) -> Vectors | None:
         """Copy the process's variables for C; nothing of `cenviron` is needed."""
-        env = lib.fcgi_environ_new()  # never freed: C code may look at its strings
-        if env == ffi.NULL:
+        made = lib.fcgi_environ_new()  # never freed: C code may look at its strings
+        if made == ffi.NULL:
             raise MemoryError("no memory for a copy of the environment")
-        self._env = env
-        self._strings = [
-            name if is_base(name) else None
-            for name in (
-                ffi.string(lib.fcgi_environ_string(env, index)).partition(b"=")[0]
-                for index in range(lib.fcgi_environ_count(env))
-            )
-        ]
+        self.environ = made
+        names = (
+            ffi.string(lib.fcgi_environ_string(made, index)).partition(b"=")[0]
+            for index in range(lib.fcgi_environ_count(made))
+        )
+        self._strings = [name if is_base(name) else None for name in names]
         """The name of each of C's strings; None: it is hidden during requests."""
-        self._known: dict[int, _Layout] = {}
-        self._serial: int | None = None
-        self._shown: _Layout | None = None
+        self._layouts_of_c: list[_Layout] = []
+        self._data = LazyData()
+        self._data.hidden = frozenset()
         return None
+
+    @property
+    def is_lazy(self) -> bool:
+        return self._has_data
 
     def enter_request(self, request: Asked) -> None:
         """Make the environment that of a request."""
-        params = request.params_list
-        if params is None:
+        if request.params_list is None:
             self.enter(request.params_map)
         else:
-            self.enter_list(params)
+            self.enter_list(request.params_list)
 
     def enter(
         self,
@@ -154,41 +161,57 @@ class LazyEnvironSwap(EnvironSwap):
         Raises:
             MemoryError: there is no memory for a copy of the params; call ``leave``.
         """
-        serial: int = _show(self._env, params, len(params))
-        if serial != self._serial:
-            if serial <= 0:
-                found = self._enter_unknown(params, serial)
-                if found is None:
-                    return
-                serial = found
-            self._shown = self._known[serial]
-            self._serial = serial
-        data = _LazyData()
-        data.params = params
-        assert self._shown is not None
-        data.layout = self._shown
-        self._put(data)
+        number = _show(self.environ, params, len(params))
+        if number <= 0:
+            number = self._enter_unknown(params, number)
+            if number <= 0:
+                return
+        self.enter_shown(params, number)
         if not self._has_data:  # putenv has made a vector of its own
-            _show(self._env, params, len(params))
+            _show(self.environ, params, len(params))
 
-    def _enter_unknown(self, params: bytes, result: int) -> int | None:
-        """Learn the names of a list and enter it; None: it was entered without some.
+    def enter_shown(self, params: bytes, number: int) -> None:
+        """Do for os.environ what C has done: show a list, whose layout has a number."""
+        data = self._data
+        _clear(data)
+        data.params = params
+        data.base = self._base
+        data.hidden = self._layouts_of_c[number - 1].hidden
+        if os.environ is not self._environ or self._environ._data is not data:
+            self._put(data)
+
+    def leave_shown(self) -> None:
+        """Do for os.environ what C has done: restore the process's own."""
+        data = self._data
+        _clear(data)
+        data.params = b""
+        data.base = self._process
+        if os.environ is not self._environ or self._environ._data is not data:
+            self._put(data)
+
+    def leave(self) -> None:
+        """Make the environment the process's again."""
+        self.leave_shown()
+        lib.fcgi_environ_restore(self.environ)
+
+    def _enter_unknown(self, params: bytes, result: int) -> int:
+        """Learn the names of a list and show it; 0: it was entered without some.
 
         Raises:
             MemoryError: there is no memory for it.
         """
         if result == _UNKNOWN:
-            serial = self._learn(params)
-            result = _show(self._env, params, len(params))
+            self._learn(params)
+            result = _show(self.environ, params, len(params))
             if result > 0:
-                return serial
+                return result
         if result == _NO_MEMORY:
             raise MemoryError("no memory for a copy of the params")
         self.enter(self._without_nul(parse_list(params)))
-        return None
+        return 0
 
-    def _learn(self, params: bytes) -> int:
-        """Decide about the names of a list; return the number that C gives them."""
+    def _learn(self, params: bytes) -> None:
+        """Decide about the names of a list, and tell C."""
         names = [name for name, _ in parse_params(params)]
         hidden = self._find_hidden(names)
         last = {name: index for index, name in enumerate(names)}
@@ -196,29 +219,16 @@ class LazyEnvironSwap(EnvironSwap):
             name not in hidden and last[name] == index
             for index, name in enumerate(names)
         )
-        shown = {name for name in last if name not in hidden}
         base = bytes(
-            name is not None and name not in shown for name in self._strings
+            name is not None and (name not in last or name in hidden)
+            for name in self._strings
         )
-        self._make_room()
-        serial: int = lib.fcgi_environ_learn(
-            self._env, params, len(params), keep, base
-        )
-        if serial <= 0:
+        known = self._layouts_of_c
+        if len(known) >= _MAX_LAYOUTS or (known and not known[-1].kept):
+            lib.fcgi_environ_forget(self.environ)
+            known.clear()
+        number = lib.fcgi_environ_learn(self.environ, params, len(params), keep, base)
+        if number <= 0:
             raise MemoryError("no memory for a copy of the params")
         kept = sum(map(len, names)) <= _MAX_LAYOUT_NAMES
-        self._known[serial] = _Layout(hidden, self._base, kept)
-        return serial
-
-    def _make_room(self) -> None:
-        """Forget all layouts when there are too many, or one is too long to keep."""
-        known = self._known
-        if len(known) >= _MAX_LAYOUTS or (known and not [*known.values()][-1].kept):
-            lib.fcgi_environ_forget(self._env)
-            known.clear()
-            self._serial: int | None = None
-
-    def leave(self) -> None:
-        """Make the environment the process's again."""
-        self._put(self._process.copy())
-        _restore(self._env)
+        known.append(_Layout(hidden, kept))

@@ -250,6 +250,8 @@ class Loop:
         from .shortcut import Shortcut
 
         assert isinstance(self._swap, LazyEnvironSwap)
+        if not self._swap.is_lazy:
+            return
         self.install_streams()
         assert self._texts is not None
         self._shortcut = Shortcut(

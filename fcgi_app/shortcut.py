@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, BinaryIO
 
 from ._backend import lib
-from .lane import CONTENT, END_MASK, HEAD, LaneAcceptor
+from .lane import CONTENT, END_MASK, HEAD, LAYOUT, LaneAcceptor
 from .response import known_head
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Shortcut"]
 
-_next = lib.fcgi_lane_next
-_answer = lib.fcgi_lane_answer
+_step_begin = lib.fcgi_step_begin
+_step_end = lib.fcgi_step_end
 
 
 class Shortcut:
@@ -41,6 +41,7 @@ class Shortcut:
     __slots__ = (
         "_acceptor",
         "_buffer",
+        "_environ",
         "_err",
         "_head",
         "_head_length",
@@ -70,6 +71,7 @@ class Shortcut:
         self._lane = acceptor.lane
         self._buffer = acceptor.buffer
         self._swap = swap
+        self._environ = swap.environ
         self._in, self._out, self._err = texts
         self._limit = settings.output_buffer
         self._parts: list[bytes] = []
@@ -109,15 +111,15 @@ class Shortcut:
             self._head = data[: self._head_length]
             data = self._mended + rest
         self.open = False  # first: a signal handler may raise as soon as C is back
-        left = _answer(self._lane, 0, data, len(data))
+        left = _step_end(self._lane, self._environ, data, len(data))
         if left:
             self.open = True
             self._end_unsent(data, left)
             return False
         parts.clear()
-        self._out.gather_no_more()
-        self._in._source = self._err._source = None
-        self._swap.leave()
+        out = self._out
+        out._source = out._put = self._in._source = self._err._source = None
+        self._swap.leave_shown()
         return True
 
     def begin(self) -> bool:
@@ -126,25 +128,26 @@ class Shortcut:
         Returns:
             Whether a request is open; else something else is to be done first, and
             the loop has to wait for the request.
-
-        Raises:
-            MemoryError: there is no memory for the environment of a request.
         """
-        acceptor = self._acceptor
-        if not acceptor.is_quiet:
+        if self._loop.before_swap or not self._acceptor.is_quiet:
             return False
-        turn = _next(self._lane, -1, 0)
-        if turn <= 0 or turn & HEAD:
+        turn = _step_begin(self._lane, self._environ)
+        layout = turn >> LAYOUT
+        if layout <= 0 or turn & HEAD:
             return False  # C gives again what is to be done
         self._turn = turn
         self._params = params = self._buffer[CONTENT : turn & END_MASK]
-        self._swap.enter_list(params)
+        self._swap.enter_shown(params, layout)
         self._loop.hooks.leaving = None
-        self._out.gather(self, self._parts, self._limit)
-        self._in._source = self._err._source = self
+        out = self._out
+        if out._changed:
+            out._forget_changes()
+        out._put = self._parts.append
+        out.room = self._limit
+        out._source = self._in._source = self._err._source = self
         self.open = True
         sys.stdin = self._in
-        sys.stdout = self._out
+        sys.stdout = out
         sys.stderr = self._err
         return True
 
@@ -177,8 +180,8 @@ class Shortcut:
         """In a forked child: the open request is the parent's."""
         self.open = False
         self._parts.clear()
-        self._out.gather_no_more()
-        self._in._source = self._err._source = None
+        out = self._out
+        out._source = out._put = self._in._source = self._err._source = None
 
     @property
     def stdin(self) -> BinaryIO:

@@ -102,23 +102,6 @@ class TextOut(io.TextIOBase):
         self._source = source
         self._stream = self._put = None
 
-    def gather(self, source: object, parts: list[bytes], room: int) -> None:
-        """Put text into ``parts``, of so many bytes; ask ``source`` when it is full.
-
-        ``source`` is asked for its stream as well when anything else is done than to
-        write; it calls `follow` then.
-        """
-        if self._changed:
-            self._forget_changes()
-        self._source = source
-        self._stream = None
-        self._put = parts.append
-        self.room = room
-
-    def gather_no_more(self) -> None:
-        """Write to the process's own stream."""
-        self._source = self._stream = self._put = None
-
     def follow(self, source: object, stream: BinaryOut) -> None:
         """Go on with ``stream``, which has got all that was gathered."""
         self._source = source

@@ -21,10 +21,10 @@ struct layout {
 	uint8_t *keep;           /* whether each is shown */
 	char **tail;             /* the strings that are the same for each, and NULL */
 	size_t count, kept, tail_count;
-	int64_t serial;
+	int64_t number;
 };
 
-enum { LAYOUTS = 32, FIRST_ROOM = 8192, FIRST_SLOTS = 128 };
+enum { FIRST_ROOM = 8192, FIRST_SLOTS = 128 };
 
 /* Memory that is never freed, in a list, so that it is never lost either. */
 struct block {
@@ -43,10 +43,9 @@ struct fcgi_environ {
 	size_t slots;
 	struct fcgi_pair *pairs;     /* of the list that is looked at */
 	size_t pair_room;
-	struct layout *layouts[LAYOUTS];
+	struct layout *layouts[FCGI_LAYOUTS];
 	size_t layout_count;
 	struct layout *latest;
-	int64_t serial;
 };
 
 static void *keep_for_ever(struct fcgi_environ *env, size_t size)
@@ -228,8 +227,11 @@ int64_t fcgi_environ_learn(struct fcgi_environ *env, const uint8_t *list, size_t
 			   const uint8_t *keep, const uint8_t *base)
 {
 	struct layout *layout;
-	int64_t count = read_pairs(env, list, size);
+	int64_t count;
 
+	if (env->layout_count == FCGI_LAYOUTS)
+		return FCGI_UNUSUAL;
+	count = read_pairs(env, list, size);
 	if (count < 0)
 		return count == -1 ? FCGI_UNUSUAL : FCGI_NO_MEMORY;
 	layout = calloc(1, sizeof *layout);
@@ -239,11 +241,9 @@ int64_t fcgi_environ_learn(struct fcgi_environ *env, const uint8_t *list, size_t
 		free_layout(layout);
 		return FCGI_NO_MEMORY;
 	}
-	if (env->layout_count == LAYOUTS)
-		fcgi_environ_forget(env);
-	layout->serial = ++env->serial;
 	env->latest = env->layouts[env->layout_count++] = layout;
-	return layout->serial;
+	layout->number = (int64_t)env->layout_count;
+	return layout->number;
 }
 
 /* Make room for a request; sizes double, so all old ones together are smaller. */
@@ -314,5 +314,5 @@ int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t 
 	memcpy(env->shown + done, layout->tail, layout->tail_count * sizeof *layout->tail);
 	restore_text(env);
 	environ = env->shown;
-	return layout->serial;
+	return layout->number;
 }

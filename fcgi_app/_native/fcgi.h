@@ -32,10 +32,44 @@ struct fcgi_pair {
 
 /* --- params.c: name-value lists (section 3.4) ----------------------------------- */
 
+/* Read a length of one or four bytes; 0 if it is cut short. */
+static inline size_t fcgi_read_length(const uint8_t *list, size_t left, uint32_t *length)
+{
+	if (left && list[0] < 0x80) {
+		*length = list[0];
+		return 1;
+	}
+	if (left < 4)
+		return 0;
+	*length = (uint32_t)(list[0] & 0x7f) << 24 | (uint32_t)list[1] << 16 |
+		  (uint32_t)list[2] << 8 | list[3];
+	return 4;
+}
+
 /* Read the pair at *position and move that behind it: 1, 0 at the end of the list,
- * -1 where a length or a string runs past the end. */
-int fcgi_next_pair(const uint8_t *list, size_t size, size_t *position,
-		   struct fcgi_pair *pair);
+ * -1 where a length or a string runs past the end. Here, since it is most of the work. */
+static inline int fcgi_next_pair(const uint8_t *list, size_t size, size_t *position,
+				 struct fcgi_pair *pair)
+{
+	size_t at = *position, step;
+
+	if (at >= size)
+		return 0;
+	step = fcgi_read_length(list + at, size - at, &pair->name_length);
+	if (!step)
+		return -1;
+	at += step;
+	step = fcgi_read_length(list + at, size - at, &pair->value_length);
+	if (!step)
+		return -1;
+	at += step;
+	if ((size_t)pair->name_length + pair->value_length > size - at)
+		return -1;
+	pair->name = (uint32_t)at;
+	pair->value = pair->name + pair->name_length;
+	*position = (size_t)pair->value + pair->value_length;
+	return 1;
+}
 
 /* Where the last value of a name is: its offset << 32 | its length; -1: nowhere, or
  * the list is malformed. */
@@ -71,13 +105,15 @@ size_t fcgi_environ_count(const struct fcgi_environ *env);
 const char *fcgi_environ_string(const struct fcgi_environ *env, size_t index);
 
 enum fcgi_shown {
-	/* Greater than 0: the number of the layout; they count up. */
+	/* From 1 to FCGI_LAYOUTS: the number of the layout; they count up. */
+	FCGI_LAYOUTS = 32,
 	FCGI_UNKNOWN = 0,    /* the names are not of a layout that was learnt */
 	FCGI_UNUSUAL = -1,   /* malformed, or a value holds NUL */
 	FCGI_NO_MEMORY = -2,
 };
 
-/* Learn what becomes of lists with the names of this one, in their order.
+/* Learn what becomes of lists with the names of this one, in their order; FCGI_UNUSUAL
+ * if there are FCGI_LAYOUTS of them already.
  *
  * keep: for each pair, whether it is shown. base: for each string of the process,
  * whether that is. The result is that of fcgi_environ_show, which is still to come. */
@@ -106,6 +142,7 @@ enum fcgi_turn {
 	FCGI_LANE_CONTENT = 24,
 	FCGI_LANE_HEAD = 1 << 24,
 	FCGI_LANE_ID = 32,
+	FCGI_LANE_LAYOUT = 48, /* fcgi_step_begin: the number of the layout, 0 without */
 	FCGI_TURN_NONE = 0,    /* nothing came in time, or a signal did */
 	FCGI_TURN_OTHER = -1,  /* an event on a descriptor that is not the lane's */
 	FCGI_TURN_PART = -2,   /* a connection on which not just a whole request has come */
@@ -160,5 +197,16 @@ int64_t fcgi_lane_due(const struct fcgi_lane *lane, int64_t after);
 
 /* Close all of them, and leave epoll alone, which in a forked child is the parent's. */
 void fcgi_lane_abandon(struct fcgi_lane *lane);
+
+/* --- step.c: what the bare loop does, in as few crossings as can be -------------------- */
+
+/* Wait for the next request and point environ at its params: fcgi_lane_next and
+ * fcgi_environ_show, whose result is added if it is a layout. */
+int64_t fcgi_step_begin(struct fcgi_lane *lane, struct fcgi_environ *env);
+
+/* Answer it and restore environ: fcgi_lane_answer, and if that has done all,
+ * fcgi_environ_restore. */
+int64_t fcgi_step_end(struct fcgi_lane *lane, struct fcgi_environ *env,
+		      const uint8_t *content, uint32_t size);
 
 #endif

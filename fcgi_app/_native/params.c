@@ -3,46 +3,6 @@
 
 #include "fcgi.h"
 
-/* Read a length of one or four bytes; 0 if it is cut short. */
-static size_t read_length(const uint8_t *list, size_t left, uint32_t *length)
-{
-	if (left < 1)
-		return 0;
-	if (list[0] < 0x80) {
-		*length = list[0];
-		return 1;
-	}
-	if (left < 4)
-		return 0;
-	*length = (uint32_t)(list[0] & 0x7f) << 24 | (uint32_t)list[1] << 16 |
-		  (uint32_t)list[2] << 8 | list[3];
-	return 4;
-}
-
-int fcgi_next_pair(const uint8_t *list, size_t size, size_t *position,
-		   struct fcgi_pair *pair)
-{
-	size_t at = *position, step;
-
-	if (at >= size)
-		return 0;
-	step = read_length(list + at, size - at, &pair->name_length);
-	if (!step)
-		return -1;
-	at += step;
-	step = read_length(list + at, size - at, &pair->value_length);
-	if (!step)
-		return -1;
-	at += step;
-	if (pair->name_length > size - at ||
-	    pair->value_length > size - at - pair->name_length)
-		return -1;
-	pair->name = (uint32_t)at;
-	pair->value = pair->name + pair->name_length;
-	*position = (size_t)pair->value + pair->value_length;
-	return 1;
-}
-
 int64_t fcgi_find_param(const uint8_t *list, size_t size, const uint8_t *name,
 			size_t name_length)
 {
