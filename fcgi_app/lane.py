@@ -164,7 +164,10 @@ class LaneAcceptor(Acceptor):
         if made == ffi.NULL:
             raise MemoryError("no memory for the connections")
         self.lane = ffi.gc(made, lib.fcgi_lane_free)
-        self.buffer = ffi.buffer(lib.fcgi_lane_buffer(self.lane), _RECV_SIZE + 20)
+        start = lib.fcgi_lane_buffer(self.lane)
+        self._buffer = ffi.buffer(start, _RECV_SIZE)
+        self.window = ffi.buffer(start + CONTENT, _RECV_SIZE - CONTENT)
+        """Begins with the params of the request that C has given last."""
         self._channel = _LaneChannel(self)
         self._keep_ms = ceil(min(settings.keep_timeout * 1000, _LONGEST_WAIT_MS))
         self._retired = False
@@ -185,7 +188,7 @@ class LaneAcceptor(Acceptor):
         if timeout is None and self.is_quiet:
             turn = _next(self.lane, -1, 0)
             if turn > 0:
-                request = self.begin(turn, self.buffer[CONTENT : turn & END_MASK])
+                request = self.begin(turn, self.window[: (turn & END_MASK) - CONTENT])
                 request.running = True
                 return request
             self._act(turn)
@@ -253,7 +256,7 @@ class LaneAcceptor(Acceptor):
     def _act(self, turn: int) -> bool:
         """Do what C has found to be done; whether anything came in."""
         if turn > 0:
-            params = self.buffer[CONTENT : turn & END_MASK]
+            params = self.window[: (turn & END_MASK) - CONTENT]
             self._ready.append(self.begin(turn, params))
             return True
         if turn == _NONE:
@@ -294,7 +297,7 @@ class LaneAcceptor(Acceptor):
     def _act_on_part(self) -> bool:
         """Let a connection be served in Python, on which something else has come."""
         size = lib.fcgi_lane_received(self.lane)
-        data = self.buffer[:size]
+        data = self._buffer[:size]
         transport = self._transport_of(lib.fcgi_lane_release(self.lane))
         if data:
             transport.seen_bytes = True

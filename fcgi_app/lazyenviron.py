@@ -28,7 +28,7 @@ _FEW = 2
 """Variables that are looked up singly; whoever wants more gets all of them decoded."""
 _size = dict.__len__
 _clear = dict.clear
-_find = lib.fcgi_find_param
+_find = lib.fcgi_environ_find
 _show = lib.fcgi_environ_show
 _UNKNOWN: int = lib.FCGI_UNKNOWN
 _NO_MEMORY: int = lib.FCGI_NO_MEMORY
@@ -46,44 +46,51 @@ class _Layout(NamedTuple):
 class LazyData(dict[bytes, bytes]):
     """The content of os.environ, decoded when it is asked for.
 
-    ``data[name]``, which is all that os.environ does to look a variable up, finds it in
-    a list of params; whatever else is done to it decodes all of them first.
+    ``data[name]``, which is all that os.environ does to look a variable up, asks C where
+    it is in the list of params that is shown; whatever else is done to it decodes all of
+    them first.
     """
 
-    __slots__ = ("base", "hidden", "params")
+    __slots__ = ("base", "environ", "hidden", "params", "size")
     base: dict[bytes, bytes]
     """The variables that show where no param has their name; never changed."""
+    environ: Any
+    """C's share, which knows where a param is."""
     hidden: frozenset[bytes]
     """Names of params that do not show."""
-    params: bytes | None
-    """A name-value list; None: all of it, and of the base, is here."""
+    params: Any
+    """What the name-value list is at the begin of, if it is shown."""
+    size: int
+    """Bytes of that; 0: there are no params; -1: all of them, and the base, are here."""
 
     def __missing__(self, name: bytes) -> bytes:
-        params = self.params
-        if params is None or type(name) is not bytes:
+        if _size(self) < _FEW and type(name) is bytes:
+            size = self.size
+            if size > 0:
+                span = _find(self.environ, name, len(name))
+                if span >= 0:
+                    start = span >> 32
+                    value = self.params[start : start + (span & 0xFFFFFFFF)]
+                    self[name] = value
+                    return value
+            if size >= 0:
+                value = self[name] = self.base[name]
+                return value
+        if self.size < 0:
             raise KeyError(name)
-        if _size(self) >= _FEW:
-            self.fill()
-            return self[name]
-        span = _find(params, len(params), name, len(name))
-        if span < 0 or name in self.hidden:
-            value = self.base[name]
-        else:
-            start = span >> 32
-            value = params[start : start + (span & 0xFFFFFFFF)]
-        self[name] = value
-        return value
+        self.fill()
+        return self[name]
 
     def fill(self) -> None:
         """Decode all that has not been looked up or set yet."""
-        params, self.params = self.params, None
-        if params is None:
+        size, self.size = self.size, -1
+        if size < 0:
             return
         own = dict.copy(self)
         base = self.base
         dict.update(self, base)
-        if params:
-            dict.update(self, parse_list(params))
+        if size:
+            dict.update(self, parse_list(self.params[:size]))
             for name in self.hidden:
                 if name in base:
                     dict.__setitem__(self, name, base[name])
@@ -133,6 +140,7 @@ class LazyEnvironSwap(EnvironSwap):
         """The name of each of C's strings; None: it is hidden during requests."""
         self._layouts_of_c: list[_Layout] = []
         self._data = LazyData()
+        self._data.environ = made
         self._data.hidden = frozenset()
         return None
 
@@ -166,15 +174,22 @@ class LazyEnvironSwap(EnvironSwap):
             number = self._enter_unknown(params, number)
             if number <= 0:
                 return
-        self.enter_shown(params, number)
+        self.enter_shown(params, len(params), number)
         if not self._has_data:  # putenv has made a vector of its own
             _show(self.environ, params, len(params))
 
-    def enter_shown(self, params: bytes, number: int) -> None:
-        """Do for os.environ what C has done: show a list, whose layout has a number."""
+    def enter_shown(self, params: Any, size: int, number: int) -> None:
+        """Do for os.environ what C has done: show a list, whose layout has a number.
+
+        Args:
+            params: what begins with the list, and holds it until ``leave_shown``.
+            size: bytes of the list.
+            number: what C has returned for it.
+        """
         data = self._data
         _clear(data)
         data.params = params
+        data.size = size
         data.base = self._base
         data.hidden = self._layouts_of_c[number - 1].hidden
         if os.environ is not self._environ or self._environ._data is not data:
@@ -184,7 +199,7 @@ class LazyEnvironSwap(EnvironSwap):
         """Do for os.environ what C has done: restore the process's own."""
         data = self._data
         _clear(data)
-        data.params = b""
+        data.size = 0
         data.base = self._process
         if os.environ is not self._environ or self._environ._data is not data:
             self._put(data)

@@ -40,7 +40,6 @@ class Shortcut:
 
     __slots__ = (
         "_acceptor",
-        "_buffer",
         "_environ",
         "_err",
         "_head",
@@ -51,10 +50,11 @@ class Shortcut:
         "_loop",
         "_mended",
         "_out",
-        "_params",
         "_parts",
+        "_size",
         "_swap",
         "_turn",
+        "_window",
         "open",
     )
 
@@ -69,13 +69,13 @@ class Shortcut:
         self._loop = loop
         self._acceptor = acceptor
         self._lane = acceptor.lane
-        self._buffer = acceptor.buffer
+        self._window = acceptor.window
         self._swap = swap
         self._environ = swap.environ
         self._in, self._out, self._err = texts
         self._limit = settings.output_buffer
         self._parts: list[bytes] = []
-        self._params = b""
+        self._size = 0
         self._turn = 0
         self.open = False
         # The head that was printed last, as it was printed and as it was sent.
@@ -129,15 +129,16 @@ class Shortcut:
             Whether a request is open; else something else is to be done first, and
             the loop has to wait for the request.
         """
-        if self._loop.before_swap or not self._acceptor.is_quiet:
+        acceptor = self._acceptor
+        if self._loop.before_swap or not acceptor.is_quiet:
             return False
         turn = _step_begin(self._lane, self._environ)
         layout = turn >> LAYOUT
         if layout <= 0 or turn & HEAD:
             return False  # C gives again what is to be done
         self._turn = turn
-        self._params = params = self._buffer[CONTENT : turn & END_MASK]
-        self._swap.enter_shown(params, layout)
+        self._size = size = (turn & END_MASK) - CONTENT
+        self._swap.enter_shown(self._window, size, layout)
         self._loop.hooks.leaving = None
         out = self._out
         if out._changed:
@@ -165,7 +166,7 @@ class Shortcut:
         """Make the ``Request`` of the open request, and let everything follow it."""
         self.open = False
         acceptor = self._acceptor
-        request = acceptor.begin(self._turn, self._params)
+        request = acceptor.begin(self._turn, self._window[: self._size])
         request.running = True
         request.host = self._loop
         stream = request.response

@@ -46,6 +46,7 @@ struct fcgi_environ {
 	struct layout *layouts[FCGI_LAYOUTS];
 	size_t layout_count;
 	struct layout *latest;
+	const struct layout *visible; /* of what is shown; NULL: the process's own */
 };
 
 static void *keep_for_ever(struct fcgi_environ *env, size_t size)
@@ -112,6 +113,7 @@ void fcgi_environ_restore(struct fcgi_environ *env)
 	restore_text(env);
 	memcpy(env->vector, env->saved_vector, (env->count + 1) * sizeof *env->vector);
 	environ = env->vector;
+	env->visible = NULL;
 }
 
 static void free_layout(struct layout *layout)
@@ -130,6 +132,7 @@ void fcgi_environ_forget(struct fcgi_environ *env)
 	while (env->layout_count)
 		free_layout(env->layouts[--env->layout_count]);
 	env->latest = NULL;
+	env->visible = NULL;
 }
 
 /* Fill env->pairs: how many there are; -1: malformed; -2: no memory. */
@@ -313,6 +316,27 @@ int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t 
 	}
 	memcpy(env->shown + done, layout->tail, layout->tail_count * sizeof *layout->tail);
 	restore_text(env);
+	env->visible = layout;
 	environ = env->shown;
 	return layout->number;
+}
+
+int64_t fcgi_environ_find(const struct fcgi_environ *env, const uint8_t *name,
+			  size_t name_length)
+{
+	const struct layout *layout = env->visible;
+	const uint8_t *other;
+	size_t i;
+
+	if (!layout)
+		return -1;
+	other = layout->names;
+	for (i = 0; i < layout->count; i++) {
+		uint32_t length = layout->lengths[i];
+
+		if (length == name_length && layout->keep[i] && !memcmp(other, name, length))
+			return (int64_t)env->pairs[i].value << 32 | env->pairs[i].value_length;
+		other += length;
+	}
+	return -1;
 }

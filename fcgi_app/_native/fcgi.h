@@ -127,6 +127,11 @@ void fcgi_environ_forget(struct fcgi_environ *env);
  * has changed. */
 int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t size);
 
+/* Where the value is that is shown for a name of the list which was shown last: its offset
+ * in that << 32 | its length; -1: none is. */
+int64_t fcgi_environ_find(const struct fcgi_environ *env, const uint8_t *name,
+			  size_t name_length);
+
 /* Point environ at the process's own strings, whatever was done to them. */
 void fcgi_environ_restore(struct fcgi_environ *env);
 

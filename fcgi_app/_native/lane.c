@@ -32,6 +32,8 @@ enum {
 	FIRST_BYTES_MS = 2, /* nginx and httpd send their request some 10 us after connect(2) */
 	NOTHING = -1,
 	CLOSED = -100, /* beside enum fcgi_turn */
+	AGAIN = 8,     /* connections in a row without a look at anything else */
+	DISCOURAGED = -16,
 };
 
 /* A connection that epoll watches for its next request, in the order of last use. */
@@ -54,6 +56,7 @@ struct fcgi_lane {
 	uint8_t is_tcp[LISTENERS], ready[LISTENERS];
 	int listener_count, any_ready;
 	int busy, passed_over;
+	int eager, again;     /* how often a connection may be tried for without a wait */
 	uint32_t most;        /* connections; beyond it, the oldest that waits goes */
 	int fd;               /* of what was given last, until it is answered or released */
 	uint8_t fd_watched;
@@ -468,8 +471,17 @@ static int64_t next_connection(struct fcgi_lane *lane)
 			continue;
 		lane->ready[i] = 0;
 		turn = take(lane, i);
-		if (turn != FCGI_TURN_NONE)
+		if (turn != FCGI_TURN_NONE) {
+			/* Where one comes, there are more, and to try costs less than to
+			 * wait: unless others wait, or there was none the last time. */
+			lane->eager = lane->again > 0 && !lane->count;
+			lane->ready[i] = (uint8_t)lane->eager;
+			lane->again += lane->again < 0 ? 1 : -lane->eager;
 			return turn;
+		}
+		if (lane->eager)
+			lane->again = DISCOURAGED;
+		lane->eager = 0;
 	}
 	lane->any_ready = 0;
 	return FCGI_TURN_NONE;
@@ -494,6 +506,8 @@ int64_t fcgi_lane_next(struct fcgi_lane *lane, int timeout, int busy)
 		lane->busy = 0;
 		if (waited)
 			return FCGI_TURN_NONE;
+		if (lane->again >= 0)
+			lane->again = AGAIN;
 		lane->event_next = 0;
 		lane->event_count = epoll_wait(lane->epoll_fd, lane->events, BATCH, timeout);
 		if (lane->event_count < 0) {
