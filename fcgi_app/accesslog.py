@@ -93,6 +93,13 @@ class Sent:
             self.size = len(self._head)
             self._head = None
 
+    def add_file(self, size: int) -> None:
+        """Take ``size`` bytes that have been sent unseen; no head ends in them."""
+        if self._head is not None:  # under passthrough only
+            self.size = len(self._head)
+            self._head = None
+        self.size += size
+
 
 def _status_of(head: bytes) -> int:
     found = _STATUS.search(head)

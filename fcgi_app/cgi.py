@@ -13,6 +13,7 @@ from .abortwatch import AbortWatch
 from .body import InputBuffer
 from .codec.constants import Role
 from .codec.records import Buffer
+from .filepart import FileSource
 from .request import Request
 from .settings import Settings
 
@@ -54,6 +55,23 @@ class CgiChannel:
     def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
         """Write to descriptor 1."""
         _write(request, self.stdout, pieces)
+
+    def send_file(
+        self, request: Request, pieces: list[Buffer], source: FileSource
+    ) -> None:
+        """Write to descriptor 1, the file by sendfile(2) where that can be done."""
+        _write(request, self.stdout, pieces)
+        while source.left and source.error is None:
+            if source.by_kernel:
+                _write_by_kernel(self.stdout, source)
+                continue
+            try:
+                data = source.read(_READ_SIZE)
+            except OSError as error:
+                source.fail(error)
+            else:
+                _write(request, self.stdout, [data])
+                source.sent += len(data)
 
     def send_stderr(self, request: Request, pieces: list[Buffer]) -> None:
         """Write to descriptor 2."""
@@ -145,6 +163,27 @@ def cgi_request(environ: Mapping[bytes, bytes], settings: Settings) -> Request:
     return request
 
 
+def _write_by_kernel(descriptor: int, source: FileSource) -> None:
+    """Write what ``descriptor`` takes of a file; once it cannot be, not any more."""
+    try:
+        sent = os.sendfile(descriptor, source.fd, source.position, source.left)
+    except BlockingIOError:
+        _wait_writable(descriptor)
+    except OSError:
+        source.by_kernel = False  # reading and writing will tell whose error it is
+    else:
+        source.left -= sent
+        source.sent += sent
+        if not sent:
+            source.fail_at(source.position)
+
+
+def _wait_writable(descriptor: int) -> None:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    poller.poll()
+
+
 def _write(request: Request, descriptor: int, pieces: list[Buffer]) -> None:
     for piece in pieces:
         view = memoryview(piece)
@@ -152,9 +191,7 @@ def _write(request: Request, descriptor: int, pieces: list[Buffer]) -> None:
             try:
                 view = view[os.write(descriptor, view) :]
             except BlockingIOError:
-                poller = select.poll()
-                poller.register(descriptor, select.POLLOUT)
-                poller.poll()
+                _wait_writable(descriptor)
             except BrokenPipeError:
                 request._aborted = True
                 raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     from .codec.records import Buffer
+    from .filepart import FileSource
     from .request import Request
 
 __all__ = ["Channel", "DescriptorStreams", "Host", "Observer"]
@@ -22,6 +23,14 @@ class Channel(Protocol):
 
     def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
         """Send output; raises ``OSError`` when it cannot be delivered."""
+
+    def send_file(
+        self, request: Request, pieces: list[Buffer], source: FileSource
+    ) -> None:
+        """Send output and a file behind it; raises ``OSError`` as ``send_stdout``.
+
+        What is wrong with the file stands in ``source.error`` afterwards.
+        """
 
     def send_stderr(self, request: Request, pieces: list[Buffer]) -> None:
         """Send log lines; raises ``OSError`` when they cannot be delivered."""
@@ -69,6 +78,9 @@ class Observer(Protocol):
 
     def sent(self, pieces: Sequence[Buffer]) -> None:
         """Take note of what has gone out of STDOUT."""
+
+    def sent_file(self, size: int) -> None:
+        """Take note of ``size`` bytes that have gone out of a file behind that."""
 
     def ended(self, request: Request) -> None:
         """Take note that the application has no more to do with the request."""

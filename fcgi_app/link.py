@@ -264,3 +264,5 @@ class Link:
             self.eof = self.deaf = True
             self._owner.transport_closed(self)
             self.sock.close()
+            if self._outlet.queue:
+                self._outlet.close_files()

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 from collections.abc import Callable
 from threading import RLock
+from typing import Any
 
 from .codec.records import Buffer
+from .filepart import FilePart, FileSource
 
 __all__ = ["Outlet", "is_fixed", "poll_socket"]
 
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_MORE = getattr(socket, "MSG_MORE", 0)
 _JOIN_BELOW = 16384
 """Bytes up to which copying parts together costs less than a gathering write."""
 _MAX_BUFFERS = 64  # more are joined; the kernel's bound is 1,024 (IOV_MAX)
+_FIXED = (bytes, FilePart)
 _LONGEST_WAIT = 1_000_000.0
 """Seconds: poll(2) takes 24 days at most."""
 
@@ -33,11 +38,12 @@ class Outlet:
         lost: nothing can be sent any more.
     """
 
-    __slots__ = ("_lock", "_sending", "_sock", "lost", "queue")
+    __slots__ = ("_lock", "_mixed", "_sending", "_sock", "lost", "queue")
 
     def __init__(self, sock: socket.SocketType) -> None:
         self._sock = sock
-        self.queue: list[Buffer] = []
+        self.queue: list[Any] = []  # Buffer; FilePart, too, where it is mixed
+        self._mixed = False  # for good, so that nobody has to look
         self._lock = RLock()  # of the thread that sends; its signal handlers pass
         self._sending = False
         self.lost = False
@@ -108,6 +114,35 @@ class Outlet:
                 self._sending = False
             return False
 
+    def admit_files(self) -> None:
+        """Let ``FilePart`` objects be sent like buffers from now on.
+
+        sendfile(2) knows no MSG_DONTWAIT, so the socket itself becomes non-blocking.
+
+        Raises:
+            OSError: the socket is closed.
+        """
+        if not self._mixed:
+            os.set_blocking(self._sock.fileno(), False)
+            self._mixed = True
+
+    def release(self, source: FileSource) -> None:
+        """Let go of a file, at once or when what waits of it has been sent."""
+        source.abandoned = True
+        self._close_unless_waiting(source)
+
+    def close_files(self) -> None:
+        """Close the files of which something waits; the socket is closed."""
+        for entry in self.queue:
+            if type(entry) is FilePart and entry.source.abandoned:
+                entry.source.close()
+
+    def _close_unless_waiting(self, source: FileSource) -> None:
+        for entry in self.queue:
+            if type(entry) is FilePart and entry.source is source:
+                return
+        source.close()
+
     def _send_all(self, wait: Callable[[], None]) -> None:
         self._sending = True
         waiting = False
@@ -133,10 +168,14 @@ class Outlet:
 
     def _lose(self) -> None:
         self.lost = True
+        if self._mixed:
+            self.close_files()
         self.queue = []
 
     def _drain(self) -> bool:
         """Send what the socket takes; whether the queue is empty then."""
+        if self._mixed:
+            return self._drain_mixed()
         while self.queue:
             queue = self.queue
             if len(queue) > 1 and (
@@ -154,6 +193,34 @@ class Outlet:
             self._remove(sent)
         return True
 
+    def _drain_mixed(self) -> bool:
+        """Do the same where files may be among what waits."""
+        while self.queue:
+            first = self.queue[0]
+            if type(first) is FilePart:
+                self._took(first.send_to(self._sock))
+                if first:
+                    return False
+                del self.queue[0]
+                if first.source.abandoned:
+                    self._close_unless_waiting(first.source)
+                continue
+            buffers: list[Buffer] = []
+            flags = _FLAGS
+            for entry in self.queue[:_MAX_BUFFERS]:
+                if type(entry) is FilePart:
+                    flags |= _MORE  # one segment with what follows
+                    break
+                buffers.append(entry)
+            try:
+                self._remove(self._sock.sendmsg(buffers, (), flags))
+            except (BlockingIOError, InterruptedError):
+                return False
+        return True
+
+    def _took(self, size: int) -> None:
+        """Take note that ``size`` bytes of a file have been sent or dropped."""
+
     def _remove(self, sent: int) -> None:
         """Take what has been sent off the queue."""
         queue = self.queue
@@ -167,8 +234,11 @@ class Outlet:
 
 
 def is_fixed(buffer: Buffer) -> bool:
-    """Whether nobody can change a buffer any more: bytes, or a view of some."""
-    return type(buffer.obj if type(buffer) is memoryview else buffer) is bytes
+    """Whether nobody can change a buffer any more: bytes, or a view of some.
+
+    A part of a file counts as such: it has a descriptor of its own.
+    """
+    return type(buffer.obj if type(buffer) is memoryview else buffer) in _FIXED
 
 
 def poll_socket(fd: int, events: int, timeout: float = 0.0) -> int:

@@ -25,6 +25,7 @@ from .streams import BodyReader, StderrStream, StdoutStream
 
 if TYPE_CHECKING:
     from .codec.records import Buffer
+    from .filepart import FileSource
     from .pool import Pool
     from .roles import Headers
     from .settings import Settings
@@ -206,6 +207,52 @@ class Request(Asked):
         self._channel.send_stdout(self, pieces)
         if self.observer is not None:
             self.observer.sent(pieces)
+
+    def send_file(
+        self, file: BinaryIO | int, offset: int = 0, count: int | None = None
+    ) -> int:
+        """Write a file, or a piece of it, to ``stdout``.
+
+        The kernel takes a longer one from the file itself (sendfile(2)). It goes out
+        behind what was written before; otherwise this is ``stdout.write``, for aborts
+        and HEAD requests, too. Returns when the file is not needed any more. It must
+        not be changed in place before the web server has read it.
+
+        Args:
+            file: a binary file that is open for reading, or a descriptor; of a regular
+                file. It stays open, and its position is neither used nor changed. What
+                counts is what its descriptor gives, without buffers or decompression.
+            offset: bytes from the beginning of the file; nothing is sent if they are
+                more than it has.
+            count: bytes to send, or as many as there are; None: to the end of the file
+                as it is now.
+
+        Returns:
+            How many bytes that is.
+
+        Raises:
+            TypeError: ``file`` has no ``fileno``, or a number is none.
+            ValueError: a number is negative; ``file`` is closed, open as text or not
+                for reading, or no regular file; ``stdout`` is closed.
+            OSError: there is no such descriptor, or none is left for a copy of it. The
+                file could not be read, or became shorter meanwhile: of the last record
+                that was begun, what is missing has gone out as NUL.
+            RequestAborted: under ``run`` only, as for ``stdout.write``.
+        """
+        from .sendfile import send_file
+
+        return send_file(self, file, offset, count)
+
+    def _send_file(self, pieces: list[Buffer], source: FileSource) -> None:
+        size = source.left
+        whole = False
+        try:
+            self._channel.send_file(self, pieces, source)
+            whole = source.error is None
+        finally:
+            if self.observer is not None and (whole or source.sent):
+                self.observer.sent(pieces)
+                self.observer.sent_file(size if whole else source.sent)
 
     def _send_stderr(self, pieces: list[Buffer]) -> None:
         self._channel.send_stderr(self, pieces)

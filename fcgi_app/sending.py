@@ -8,10 +8,12 @@ import socket
 from contextlib import suppress
 from math import inf
 from time import monotonic
+from typing import Any
 
 from ._log import log_info
 from .codec.constants import MAX_CONTENT_LENGTH
-from .codec.records import END_REQUEST_LEN, Buffer
+from .codec.records import END_REQUEST_LEN, STREAM_CHUNK, Buffer
+from .filepart import FileSource
 from .link import Link
 from .protocol import RequestState, State
 from .request import Request
@@ -29,14 +31,49 @@ class SendingLink(Link):
     def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
         """Send STDOUT records; waits for the web server to take them."""
         if request.unwanted:
-            raise ConnectionAbortedError(
-                errno.ECONNABORTED, "the web server aborted the request"
-            )
+            raise _unwanted()
         buffers: list[Buffer] = []
         for piece in pieces:
             buffers += self._connection.stdout(request.state, piece)
         if buffers:
             self._send(buffers)
+
+    def send_file(
+        self, request: Request, pieces: list[Buffer], source: FileSource
+    ) -> None:
+        """Send ``pieces`` and a file as STDOUT records; waits as ``send_stdout``.
+
+        Some records at a time: an abort ends it, and so does a signal handler's
+        exception, but for those that are waiting already.
+        """
+        buffers: list[Any] = []
+        for piece in pieces:
+            buffers += self._connection.stdout(request.state, piece)
+        header = self._connection.stdout_header(request.state)
+        corked = False
+        try:
+            self._outlet.admit_files()
+            corked = self._cork()
+            while (buffers or source.left) and source.error is None:
+                if request.unwanted:
+                    raise _unwanted()
+                if source.left:
+                    buffers.append(source.take(self._file_share, header))
+                self._send_part(buffers, source)
+                buffers = []
+        finally:
+            if corked:
+                self._cork(0)
+            self._release(source)
+
+    _file_share = 16 * STREAM_CHUNK
+    """Bytes of a file that are sent in one go."""
+
+    def _send_part(self, buffers: list[Any], source: FileSource) -> None:
+        self._send(buffers)
+
+    def _release(self, source: FileSource) -> None:
+        self._outlet.release(source)
 
     def send_stderr(self, request: Request, pieces: list[Buffer]) -> None:
         """Send STDERR records, one a piece."""
@@ -185,10 +222,13 @@ class SendingLink(Link):
         if self._outlet.lost:
             self._gone()
 
-    def _cork(self) -> None:
+    def _cork(self, on: int = 1) -> bool:
+        """Hold back segments that are not full, if the socket can; whether it does."""
         if self.sock.family != socket.AF_UNIX and hasattr(socket, "TCP_CORK"):
             with suppress(OSError):  # then they leave one after the other
-                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+                return bool(on)
+        return False
 
     def _wait_writable(self) -> None:
         """Wait until the web server takes more.
@@ -197,3 +237,9 @@ class SendingLink(Link):
             OSError: it has gone, or takes nothing for ``write_timeout``.
         """
         raise NotImplementedError
+
+
+def _unwanted() -> OSError:
+    return ConnectionAbortedError(
+        errno.ECONNABORTED, "the web server aborted the request"
+    )

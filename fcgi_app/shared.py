@@ -17,7 +17,8 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from ._log import log_info, log_warning
 from .body import InputBuffer
-from .codec.records import Buffer
+from .codec.records import STREAM_CHUNK, Buffer
+from .filepart import FilePart, FileSource
 from .link import Owner
 from .outlet import Outlet, is_fixed
 from .transport import Transport
@@ -171,6 +172,10 @@ class SharedOutlet(Outlet):
         if not self.lost:
             self.queue += buffers
         self.push()
+
+    def _took(self, size: int) -> None:
+        self.sent += size
+        self._waiters.notify()
 
     def lose(self) -> None:
         """Send nothing any more."""
@@ -344,6 +349,21 @@ class SharedTransport(Transport):
         """Send STDOUT records; waits for the web server to take most of them."""
         with self._owner.lock:
             super().send_stdout(request, pieces)
+
+    # ``send_file`` has the lock for each record, and not from end to end.
+    _file_share = STREAM_CHUNK
+
+    def _send_part(self, buffers: list[Any], source: FileSource) -> None:
+        """Send a record of a file; behind the last one, wait until all is sent."""
+        if type(buffers[-1]) is FilePart:
+            buffers[-1].load()  # nobody else is to wait for a disk
+        with self._owner.lock:
+            last = self._owner.alone or not source.left
+            self._send_together(buffers, 0 if last else _SHARE)
+
+    def _release(self, source: FileSource) -> None:
+        with self._owner.lock:
+            super()._release(source)
 
     def send_stderr(self, request: Request, pieces: list[Buffer]) -> None:
         """Send STDERR records, one a piece."""

@@ -25,6 +25,7 @@ from .response import (
 if TYPE_CHECKING:
     from .body import InputBuffer
     from .codec.records import Buffer
+    from .filepart import FileSource
     from .request import Request
 
 __all__ = ["BodyReader", "OutputStream", "StderrStream", "StdoutStream"]
@@ -33,6 +34,8 @@ __all__ = ["BodyReader", "OutputStream", "StderrStream", "StdoutStream"]
 _AUTHORIZER = int(Role.AUTHORIZER)
 _MAX_LINE = 8192
 """Bytes of a line on STDERR that go out before its end (httpd cuts at 8 KiB)."""
+_SHORT_FILE = 131072
+"""Bytes of a file up to which reading costs less than having the kernel send it."""
 
 
 class BodyReader(io.RawIOBase):
@@ -218,6 +221,41 @@ class StdoutStream(OutputStream):
             self._request._send_stdout(pieces)
         except OSError as error:
             self._dropped(error)
+
+    def send_file(self, source: FileSource) -> None:
+        """Send what is left of ``source`` behind what was written.
+
+        Raises:
+            ValueError: the stream is closed.
+            OSError: the file could not be read, or has become shorter.
+            RequestAborted: under ``run``, as for ``write``.
+        """
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if self._discard:
+            return
+        if source.left <= _SHORT_FILE:
+            while source.left:
+                self.write(source.read(source.left))
+            return
+        pending, self._parts, self._size = self._parts, [], 0
+        pieces: list[Buffer] = [b"".join(pending)] if pending else []
+        if not self.head_sent:
+            pieces = self._begin(pieces)
+        self._send_behind(pieces, source)
+
+    def _send_behind(self, pieces: list[Buffer], source: FileSource) -> None:
+        while source.left and not self.head_sent:  # the head may end in the file
+            pieces += self._begin([source.read(MAX_HEAD_BYTES)])
+        try:
+            if self._discard:
+                self._request._send_stdout(pieces)
+            else:
+                self._request._send_file(pieces, source)
+        except OSError as error:
+            self._dropped(error)
+        if source.error is not None:
+            raise source.error
 
     def _begin(self, pieces: list[Buffer]) -> list[Buffer]:
         """Return what may go out of ``pieces``; what is far behind the head, uncopied.

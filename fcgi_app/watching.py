@@ -231,6 +231,11 @@ class Watch:
         if self.counted is not None:
             self.counted.add(pieces)
 
+    def sent_file(self, size: int) -> None:
+        """Take note of ``size`` bytes that have gone out of a file behind that."""
+        if self.counted is not None:
+            self.counted.add_file(size)
+
     def ended(self, request: Request) -> None:
         """Take note of the end."""
         watcher = self._watcher

@@ -19,6 +19,7 @@ from fcgi_app.codec.constants import RecordType, Role
 from fcgi_app.codec.params import build_params
 from fcgi_app.codec.records import Buffer
 from fcgi_app.errors import CallSequenceError, IncompleteData, RequestAborted
+from fcgi_app.filepart import FileSource
 from fcgi_app.request import Request
 from fcgi_app.response import MAX_HEAD_BYTES, build_error
 from fcgi_app.settings import Settings
@@ -69,6 +70,11 @@ class FakeChannel:
 
     def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
         self._send("stdout", pieces)
+
+    def send_file(
+        self, request: Request, pieces: list[Buffer], source: FileSource
+    ) -> None:
+        self.send_stdout(request, [*pieces, source.read(source.left)])
 
     def send_stderr(self, request: Request, pieces: list[Buffer]) -> None:
         for piece in pieces:

@@ -6,7 +6,8 @@ is special in the records here is what one of them cannot do without.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 from ..codec.constants import (
@@ -72,6 +73,13 @@ class Answering:
             header = build_header(RecordType.STDOUT, request_id, rest)
             buffers += (header, view[size - rest :])
         return buffers
+
+    def stdout_header(self, request: RequestState) -> Callable[[int], bytes]:
+        """Return what gives the header of a STDOUT record with so much content.
+
+        For content that is not in memory; 1 to 65,535 bytes.
+        """
+        return partial(build_header, RecordType.STDOUT, self._check_open(request))
 
     def stderr(
         self, request: RequestState, data: bytes | bytearray | memoryview
