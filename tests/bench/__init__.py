@@ -26,6 +26,7 @@ of the rounds counts, the least and the greatest are shown beside it.
     params-*   the same with 120 params of 30 KB
     echo       gives the 1 MiB body back
     download   writes 64 MiB in pieces of 64 KiB
+    files      the same from a file: send_file, reads and writes, memory
     nginx-*    hello behind a real nginx, which wrk asks with 16 clients; nginx and wrk
                share the other CPU
     memory     resident memory of a worker above that of two bare interpreters

@@ -18,6 +18,7 @@ from .behind import BEHIND, compare_behind
 from .cache import Cache
 from .comparisons import COMPARISONS, compare
 from .figures import Claim, exit_status
+from .files import files
 from .handover import handovers
 from .load import LoadError, build
 from .memory import cookies, footprint, idle
@@ -43,6 +44,10 @@ def scenarios(
     for way in BEHIND:
         run = partial(compare_behind, cache, way, rounds, seconds)
         found[way.name] = (way.title, run)
+    found["files"] = (
+        "response of 64 MiB from a file, kept connection",
+        partial(files, cache, load, rounds, seconds),
+    )
     found["memory"] = (
         "memory of one process, hello",
         partial(footprint, cache, load, rounds),

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from typing import IO
 
-from fcgi_app import accept
+from fcgi_app import accept, requests
 
 BLOCK = b"x" * 65536
 
@@ -38,6 +40,34 @@ def download() -> None:
             write(BLOCK)
 
 
+def _big_file() -> IO[bytes]:
+    """Make an unnamed file of 64 MiB."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's
+    for _ in range(1024):
+        file.write(BLOCK)
+    file.flush()
+    return file
+
+
+def reads() -> None:
+    """Read 64 MiB from a file and write them, in pieces of 64 KiB."""
+    with _big_file() as file:
+        while accept():
+            print("Content-Type: application/octet-stream\n")
+            write = sys.stdout.buffer.write
+            file.seek(0)
+            while block := file.read(65536):
+                write(block)
+
+
+def sendfile() -> None:
+    """Send a file of 64 MiB."""
+    with _big_file() as file:
+        for request in requests():
+            print("Content-Type: application/octet-stream\n")
+            request.send_file(file)
+
+
 def modules() -> None:
     """List what is imported while a request is running."""
     while accept():
@@ -54,5 +84,5 @@ def backend() -> None:
         print(f"Content-Type: text/plain\n\n{describe()}")
 
 
-HANDLERS = (hello, echo, download, modules, backend)
+HANDLERS = (hello, echo, download, reads, sendfile, modules, backend)
 {handler.__name__: handler for handler in HANDLERS}[sys.argv[1]]()
