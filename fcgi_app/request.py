@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .filepart import FileSource
     from .pool import Pool
     from .roles import Headers
+    from .sendfile import HasFileno
     from .settings import Settings
 
 __all__ = ["Channel", "Host", "Request", "serving"]
@@ -209,7 +210,7 @@ class Request(Asked):
             self.observer.sent(pieces)
 
     def send_file(
-        self, file: BinaryIO | int, offset: int = 0, count: int | None = None
+        self, file: HasFileno | int, offset: int = 0, count: int | None = None
     ) -> int:
         """Write a file, or a piece of it, to ``stdout``.
 

@@ -7,14 +7,14 @@ import io
 import os
 import stat
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .filepart import FileSource
 
 if TYPE_CHECKING:
     from .request import Request
 
-__all__ = ["open_source", "send_file"]
+__all__ = ["HasFileno", "open_source", "send_file"]
 
 _READ_SIZE = 65536
 _UNREADABLE = os.O_WRONLY | getattr(os, "O_PATH", 0)
@@ -27,7 +27,16 @@ _KINDS = {
 }
 
 
-def send_file(request: Request, file: Any, offset: int, count: int | None) -> int:
+class HasFileno(Protocol):
+    """What a file is here: it has a descriptor."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+
+def send_file(
+    request: Request, file: HasFileno | int, offset: int, count: int | None
+) -> int:
     """Do what ``Request.send_file`` says."""
     source = open_source(file, offset, count)
     size = source.left

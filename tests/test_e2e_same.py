@@ -118,6 +118,15 @@ def test_binary_body_arrives_untouched(site: Site, way: Way) -> None:
     assert answer.body == bytes(range(256)) * 64
 
 
+def test_file_arrives_whole(site: Site, way: Way) -> None:
+    """A file of some MB stands untouched between what was written."""
+    answer = site.ask(way, "/file")
+    assert answer.status == 200
+    assert answer.body == b"before\n" + bytes(range(251)) * 12_000 + b"behind\n"
+    assert site.ask(way, "/file", method="HEAD").body == b""
+    assert site.ask(way, "/not-found").status == 404
+
+
 def test_head_has_the_headers_and_no_body(site: Site, way: Way) -> None:
     """HEAD gives what GET gives, less the body; the next request is not disturbed."""
     answer = site.ask(way, "/binary", method="HEAD")
@@ -230,6 +239,13 @@ def test_child_writes_into_the_answer(descriptor_site: Site, way: Way) -> None:
     answer = descriptor_site.ask(way, "/child-output")
     assert answer.status == 200
     assert answer.text == "before\nfrom the child\nafter\n"
+
+
+def test_file_through_descriptor_1(descriptor_site: Site, way: Way) -> None:
+    """A file stands in its place there, too."""
+    answer = descriptor_site.ask(way, "/file")
+    assert answer.status == 200
+    assert answer.body == b"before\n" + bytes(range(251)) * 12_000 + b"behind\n"
 
 
 @pytest.mark.parametrize("size", [0, 10, 300_000])

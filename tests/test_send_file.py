@@ -37,6 +37,7 @@ from fcgi_app.streams import _SHORT_FILE
 from .threads import PATIENCE, eventually
 from .webserver import (
     PACKAGE_PARENT,
+    Answer,
     App,
     Record,
     Wire,
@@ -201,7 +202,7 @@ class TestArguments:
         packed.write_bytes(gzip.compress(b"text"))
         written.request.stdout.write(HEAD)
         with gzip.open(packed) as file:
-            written.request.send_file(file)  # type: ignore[arg-type]
+            written.request.send_file(file)
         assert written.response() == HEAD + packed.read_bytes()
 
     @pytest.mark.parametrize(
@@ -291,13 +292,17 @@ class TestArguments:
 
 @contextmanager
 def alone(
-    directory: Path, handler: Handler, family: int = UNIX, number: int = 1
+    directory: Path,
+    handler: Handler,
+    family: int = UNIX,
+    number: int = 1,
+    **changes: Any,
 ) -> Iterator[Callable[[], Wire]]:
     """Serve so many requests in one thread; gives what connects."""
     listener = socket.socket(family)
     listener.bind(str(directory / "socket") if family == UNIX else ("127.0.0.1", 0))
     listener.listen()
-    acceptor = Acceptor([listener], Settings())
+    acceptor = Acceptor([listener], Settings().changed(**changes))
 
     def serve() -> None:
         for _ in range(number):
@@ -313,10 +318,12 @@ def alone(
 
     with ThreadPoolExecutor(1) as pool:
         done: Future[None] = pool.submit(serve)
-        yield connect
-        done.result(PATIENCE)
-    acceptor.close()
-    listener.close()
+        try:
+            yield connect
+            done.result(PATIENCE)
+        finally:
+            acceptor.close()
+            listener.close()
 
 
 @contextmanager
@@ -594,6 +601,102 @@ class TestAborted:
                 wire.sock.recv(100)
             eventually(lambda: result, "the handler has ended")
         assert result == [True]
+
+    @pytest.mark.slow
+    def test_web_server_takes_nothing(self, tmp_path: Path, big: Path) -> None:
+        """``write_timeout`` ends the wait, and the request is as aborted."""
+
+        def handler(request: Request) -> None:
+            request.strict = True
+            request.stdout.write(HEAD)
+            with big.open("rb") as file, pytest.raises(RequestAborted) as caught:
+                request.send_file(file)
+            assert isinstance(caught.value.__cause__, TimeoutError)
+            over.set()
+
+        over = threading.Event()
+        with (
+            alone(tmp_path, handler, write_timeout=0.05) as connect,
+            connect() as wire,
+        ):
+            wire.send(whole_request())
+            assert over.wait(PATIENCE)
+
+
+# Sends a signal to itself whenever a write has to wait for the web server.
+SIGNALLING = """
+    import fcgi_app.transport, os, select, signal, sys
+    from fcgi_app import requests
+    real = fcgi_app.transport.poll_socket
+    def poll_socket(fd, events, timeout=0.0):
+        if events & select.POLLOUT:
+            os.write(2, b"has to wait\\n")
+            signal.raise_signal(signal.SIGALRM)
+        return real(fd, events, timeout)
+    fcgi_app.transport.poll_socket = poll_socket
+    for request in requests():
+        print("Content-Type: text/plain\\r\\n\\r\\n", end="")
+        with open("big", "rb") as file:
+            exec(request.params["QUERY_STRING"])
+"""
+
+
+class TestSignalHandlers:
+    def ask(self, directory: Path, text: str) -> Answer:
+        """Ask, and read from when writing has to wait."""
+        with App(directory, SIGNALLING) as app, app.connect() as wire:
+            wire.send(whole_request(1, [(b"QUERY_STRING", text.encode())]))
+            assert app.logged("has to wait")
+            return collect(receive(wire, bite=50_000))
+
+    @pytest.mark.slow
+    @pytest.mark.usefixtures("big")
+    def test_printing(self, tmp_path: Path) -> None:
+        """A handler that prints meanwhile, or sends files, cuts and mixes nothing."""
+        text = """
+def tick(*_):
+    print("tick", file=sys.stderr)
+    request.send_file(file, 0, 200_001)
+signal.signal(signal.SIGALRM, tick)
+request.send_file(file)
+"""
+        answer = self.ask(tmp_path, text)
+        ticks = answer.stderr.count(b"tick\n")
+        assert ticks
+        body = answer.body
+        # What was printed comes behind the mebibyte that is on its way.
+        assert len(body) == BIG + ticks * 200_001
+        rest = content(BIG)
+        short = content(200_001)
+        share = 16 * STREAM_CHUNK
+        while body:
+            if rest and body.startswith(rest[:share]):
+                body, rest = body[len(rest[:share]) :], rest[share:]
+            else:
+                assert body.startswith(short)
+                body = body[len(short) :]
+        assert not rest
+
+    @pytest.mark.slow
+    @pytest.mark.usefixtures("big")
+    def test_raising(self, tmp_path: Path) -> None:
+        """A handler that raises ends the wait; what was begun still comes whole."""
+        text = """
+def alarm(*_):
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    raise KeyError("enough")
+signal.signal(signal.SIGALRM, alarm)
+try: request.send_file(file)
+except KeyError: print("raised", file=sys.stderr)
+file.close()
+request.stdout.write(b"end")
+"""
+        answer = self.ask(tmp_path, text)
+        assert answer.stderr == b"raised\n"
+        body = answer.body.removesuffix(b"end")
+        assert 0 < len(body) < len(answer.body)
+        assert len(body) % (16 * STREAM_CHUNK) == 0
+        assert body == content(len(body))
 
 
 # A way out, and parts of files in it

@@ -10,13 +10,15 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from urllib.parse import parse_qs
 
-from fcgi_app import Request, accept, run
+from fcgi_app import Request, accept, current_request, run
 
 PLAIN = "Content-Type: text/plain\r\n\r\n"
 BINARY = bytes(range(256)) * 64
+FILE = bytes(range(251)) * 12_000
 SHOWN = (
     "REQUEST_METHOD",
     "SCRIPT_NAME",
@@ -165,6 +167,19 @@ def much() -> None:
         sys.stdout.flush()
 
 
+def file() -> None:
+    """A file of 3 MB that the kernel sends, with text before and behind it."""
+    request = current_request()
+    assert request is not None
+    with tempfile.TemporaryFile() as sent:
+        sent.write(FILE)
+        sent.flush()
+        print("Content-Type: application/octet-stream", end="\r\n\r\n")
+        print("before")
+        request.send_file(sent)
+        print("behind")
+
+
 def raise_before() -> None:
     """An exception before anything was written."""
     raise RuntimeError(f"probe raises {query('word')}")
@@ -269,6 +284,7 @@ FACES: dict[str, Callable[[], None]] = {
         child_input,
         early_answer,
         much,
+        file,
         raise_before,
         raise_deep,
         raise_in_head,
