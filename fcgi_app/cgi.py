@@ -7,15 +7,18 @@ import select
 from collections.abc import Callable, Mapping
 from math import inf
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from ._log import log_warning
 from .abortwatch import AbortWatch
 from .body import InputBuffer
 from .codec.constants import Role
 from .codec.records import Buffer
-from .filepart import FileSource
 from .request import Request
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .filepart import FileSource
 
 __all__ = ["CgiChannel", "CgiEnviron", "cgi_request"]
 
