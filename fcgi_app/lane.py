@@ -26,6 +26,7 @@ from .acceptor import Acceptor, Admission
 from .body import NO_INPUT
 from .codec.constants import MAX_CONTENT_LENGTH, Role
 from .codec.records import Buffer
+from .filepart import FileSource
 from .link import Link
 from .request import Request
 from .settings import Settings
@@ -83,6 +84,12 @@ class _LaneChannel:
     def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
         """Send output before the end."""
         self._promote(request).send_stdout(request, pieces)
+
+    def send_file(
+        self, request: Request, pieces: list[Buffer], source: FileSource
+    ) -> None:
+        """Send output and a file behind it."""
+        self._promote(request).send_file(request, pieces, source)
 
     def send_stderr(self, request: Request, pieces: list[Buffer]) -> None:
         """Send log lines."""
@@ -188,7 +195,8 @@ class LaneAcceptor(Acceptor):
         if timeout is None and self.is_quiet:
             turn = _next(self.lane, -1, 0)
             if turn > 0:
-                request = self.begin(turn, self.window[: (turn & END_MASK) - CONTENT])
+                params = self.window[: (turn & END_MASK) - CONTENT]
+                request = self.begin(turn, params)
                 request.running = True
                 return request
             self._act(turn)
@@ -196,7 +204,7 @@ class LaneAcceptor(Acceptor):
 
     @property
     def is_quiet(self) -> bool:
-        """Whether there is nothing to do, and nothing to be in time for, but to wait."""
+        """Whether there is nothing to do, or to be in time for, but to wait."""
         return self._nearest == inf and not (
             self._ready
             or self._owing

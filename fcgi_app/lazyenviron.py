@@ -46,9 +46,9 @@ class _Layout(NamedTuple):
 class LazyData(dict[bytes, bytes]):
     """The content of os.environ, decoded when it is asked for.
 
-    ``data[name]``, which is all that os.environ does to look a variable up, asks C where
-    it is in the list of params that is shown; whatever else is done to it decodes all of
-    them first.
+    ``data[name]``, which is all that os.environ does to look a variable up, asks C
+    where it is in the list of params that is shown; whatever else is done to it decodes
+    all of them first.
     """
 
     __slots__ = ("base", "environ", "hidden", "params", "size")
@@ -61,7 +61,7 @@ class LazyData(dict[bytes, bytes]):
     params: Any
     """What the name-value list is at the begin of, if it is shown."""
     size: int
-    """Bytes of that; 0: there are no params; -1: all of them, and the base, are here."""
+    """Bytes of that; 0: there are no params; -1: they are all here, with the base."""
 
     def __missing__(self, name: bytes) -> bytes:
         if _size(self) < _FEW and type(name) is bytes:
@@ -70,7 +70,7 @@ class LazyData(dict[bytes, bytes]):
                 span = _find(self.environ, name, len(name))
                 if span >= 0:
                     start = span >> 32
-                    value = self.params[start : start + (span & 0xFFFFFFFF)]
+                    value: bytes = self.params[start : start + (span & 0xFFFFFFFF)]
                     self[name] = value
                     return value
             if size >= 0:
@@ -112,9 +112,10 @@ def _filled(name: str) -> Callable[..., Any]:
 
 
 for _name in (
-    "__contains__ __delitem__ __eq__ __ior__ __iter__ __len__ __ne__ __or__ __repr__"
-    " __reversed__ __ror__ clear copy get items keys pop popitem setdefault values"
-).split():
+    *("__contains__", "__delitem__", "__eq__", "__ior__", "__iter__", "__len__"),
+    *("__ne__", "__or__", "__repr__", "__reversed__", "__ror__", "clear", "copy"),
+    *("get", "items", "keys", "pop", "popitem", "setdefault", "values"),
+):
     setattr(LazyData, _name, _filled(_name))
 
 
@@ -192,7 +193,8 @@ class LazyEnvironSwap(EnvironSwap):
         data.size = size
         data.base = self._base
         data.hidden = self._layouts_of_c[number - 1].hidden
-        if os.environ is not self._environ or self._environ._data is not data:
+        environ = self._environ
+        if environ._data is not data or os.environ is not environ:
             self._put(data)
 
     def leave_shown(self) -> None:
@@ -201,7 +203,8 @@ class LazyEnvironSwap(EnvironSwap):
         _clear(data)
         data.size = 0
         data.base = self._process
-        if os.environ is not self._environ or self._environ._data is not data:
+        environ = self._environ
+        if environ._data is not data or os.environ is not environ:
             self._put(data)
 
     def leave(self) -> None:

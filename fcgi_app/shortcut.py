@@ -1,10 +1,11 @@
 """From one usual request to the next, in one step: the bare loop on the native backend.
 
-A request that came whole, and whose program only prints, needs no object of its own: its
-text gathers in a list, and two calls into C answer it and bring the next one. As soon as
-anybody wants to know more (``current_request()``, ``sys.stdin``, ``sys.stdout.buffer``, a
-flush, the end of the process), `Shortcut.promote` makes the ``Request`` that there would
-have been from the beginning, and everything goes on as it always does.
+A request that came whole, and whose program only prints, needs no object of its own:
+its text gathers in a list, and two calls into C answer it and bring the next one. As
+soon as anybody wants to know more (``current_request()``, ``sys.stdin``,
+``sys.stdout.buffer``, a flush, the end of the process), `Shortcut.promote` makes the
+``Request`` that there would have been from the beginning, and everything goes on as it
+always does.
 """
 
 from __future__ import annotations

@@ -248,6 +248,7 @@ SAMPLES = {
     + params(1)
     + stdin(3, b"three")
     + stdin(1),
+    "aborts": begin_request(1) + abort_request(1) + abort_request(1),
     "management": build_record(RecordType.GET_VALUES, 0, build_params([(b"X", b"")]), 6)
     + build_record(99, 0, b"12345678"),
 }

@@ -568,6 +568,13 @@ class TestRequests:
             ("StdinEnded", 1, None),
         ]
 
+    def test_second_abort(self) -> None:
+        """An abort of a request that has been aborted says nothing new."""
+        connection = Connection()
+        only(connection, begin_request(1), params(1))
+        events = only(connection, abort_request(1) + abort_request(1))
+        assert [type(event) for event in events] == [AbortReceived]
+
     def test_end_of_connection(self) -> None:
         """EOF cuts off the requests whose input is not complete, and no others (W18)."""
         connection = Connection()

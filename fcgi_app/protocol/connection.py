@@ -374,6 +374,9 @@ class Connection(Answering):
         content: bytes,
         events: list[Event],
     ) -> None:
+        if request.aborted:
+            return  # it has been said
+        request.aborted = True
         # Nothing more is owed: what still comes for the id is late, and so skipped.
         request.state = State.COMPLETE
         request.params_parts.clear()

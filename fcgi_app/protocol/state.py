@@ -45,9 +45,11 @@ class RequestState:
         keep_conn: whether the web server wants the connection kept (§5.1).
         state: see ``State``.
         ended: whether our end-request has been built.
+        aborted: whether the web server has aborted it.
     """
 
     __slots__ = (
+        "aborted",
         "ended",
         "keep_conn",
         "params_checked",
@@ -64,6 +66,7 @@ class RequestState:
         self.keep_conn = keep_conn
         self.state = State.PARAMS
         self.ended = False
+        self.aborted = False
         self.params_parts: list[bytes] = []
         self.params_size = 0
         # First byte of params_parts, joined, that no check for absurd lengths has seen.
