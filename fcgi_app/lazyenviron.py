@@ -64,20 +64,27 @@ class LazyData(dict[bytes, bytes]):
     """Bytes of that; 0: there are no params; -1: they are all here, with the base."""
 
     def __missing__(self, name: bytes) -> bytes:
-        if _size(self) < _FEW and type(name) is bytes:
-            size = self.size
-            if size > 0:
-                span = _find(self.environ, name, len(name))
-                if span >= 0:
-                    start = span >> 32
-                    value: bytes = self.params[start : start + (span & 0xFFFFFFFF)]
-                    self[name] = value
-                    return value
-            if size >= 0:
-                value = self[name] = self.base[name]
-                return value
+        if self.size <= 0 or _size(self) >= _FEW:
+            return self._look_up(name)
+        try:
+            span = _find(self.environ, name, len(name))
+        except TypeError:  # nothing but bytes is a name
+            raise KeyError(name) from None
+        value: bytes
+        if span < 0:
+            value = self.base[name]
+        else:
+            value = self.params[span >> 32 : span & 0xFFFFFFFF]
+        self[name] = value
+        return value
+
+    def _look_up(self, name: bytes) -> bytes:
+        """Find a variable outside of a request, or one of many."""
         if self.size < 0:
             raise KeyError(name)
+        if self.size == 0 and _size(self) < _FEW:
+            value = self[name] = self.base[name]
+            return value
         self.fill()
         return self[name]
 

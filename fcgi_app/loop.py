@@ -173,6 +173,11 @@ class Loop:
         self._current = request
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a request is current that has got its ``Request``."""
+        return self._current is not None
+
+    @property
     def is_cgi(self) -> bool:
         """Whether the process is a CGI program."""
         self.start()
@@ -188,10 +193,11 @@ class Loop:
     def accept(self, timeout: float | None, descriptors: bool | None) -> bool:
         """Finish the request before, wait for the next, make the process its own."""
         shortcut = self._shortcut
-        if shortcut is None or not shortcut.end():
-            while self.current is not None:  # a callback may have accepted another one
-                self.finish()
-        if shortcut is not None and timeout is None and shortcut.begin():
+        if shortcut is not None and timeout is None and shortcut.step():
+            return True
+        while self.current is not None:  # a callback may have accepted another one
+            self.finish()
+        if shortcut is not None and timeout is None and shortcut.step():
             return True
         if not self._started:
             if descriptors is not None and not self._over:

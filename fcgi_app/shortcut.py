@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Shortcut"]
 
 _step_begin = lib.fcgi_step_begin
-_step_end = lib.fcgi_step_end
+_step = lib.fcgi_step
+_UNSENT: int = lib.FCGI_STEP_UNSENT
 
 
 class Shortcut:
@@ -84,56 +85,41 @@ class Shortcut:
         self._head_length = 0
         self._mended = b""
 
-    def end(self) -> bool:
-        """Answer the open request and give the process back, if all is as usual.
+    def step(self) -> bool:
+        """End the open request and begin the next, as far as all is as usual.
 
         Returns:
-            Whether no request is current now; else the loop has to end it.
-        """
-        if not self.open:
-            return False
-        if (
-            sys.stdout is not self._out
-            or sys.stderr is not self._err
-            or self._loop.before_swap
-            or self._acceptor.stopping
-        ):
-            return False
-        parts = self._parts
-        data = b"".join(parts)
-        if data.startswith(self._head):
-            data = self._mended + data[self._head_length :]
-        else:
-            found = known_head(data)
-            if found is None:
-                return False
-            self._mended, rest = found
-            self._head_length = len(data) - len(rest)
-            self._head = data[: self._head_length]
-            data = self._mended + rest
-        self.open = False  # first: a signal handler may raise as soon as C is back
-        left = _step_end(self._lane, self._environ, data, len(data))
-        if left:
-            self.open = True
-            self._end_unsent(data, left)
-            return False
-        parts.clear()
-        out = self._out
-        out._source = out._put = self._in._source = self._err._source = None
-        self._swap.leave_shown()
-        return True
-
-    def begin(self) -> bool:
-        """Wait for the next request and make the process its own, if all is as usual.
-
-        Returns:
-            Whether a request is open; else something else is to be done first, and
-            the loop has to wait for the request.
+            Whether the next is open; else the loop goes on from where this has stopped.
         """
         acceptor = self._acceptor
         if self._loop.before_swap or not acceptor.is_quiet:
             return False
-        turn = _step_begin(self._lane, self._environ)
+        out = self._out
+        if self.open:
+            if sys.stdout is not out or sys.stderr is not self._err:
+                return False
+            parts = self._parts
+            data = b"".join(parts)
+            if data.startswith(self._head):
+                data = self._mended + data[self._head_length :]
+            else:
+                found = self._mend(data)
+                if found is None:
+                    return False
+                data = found
+            parts.clear()
+            out._source = out._put = self._in._source = self._err._source = None
+            self._swap.leave_shown()
+            # The last before C: a signal handler may raise as soon as that is back.
+            self.open = False
+            turn = _step(self._lane, self._environ, data, len(data))
+            if turn == _UNSENT:
+                self._end_unsent(data)
+                return False
+        elif self._loop.is_busy:
+            return False
+        else:
+            turn = _step_begin(self._lane, self._environ)
         layout = turn >> LAYOUT
         if layout <= 0 or turn & HEAD:
             return False  # C gives again what is to be done
@@ -141,7 +127,6 @@ class Shortcut:
         self._size = size = (turn & END_MASK) - CONTENT
         self._swap.enter_shown(self._window, size, layout)
         self._loop.hooks.leaving = None
-        out = self._out
         if out._changed:
             out._forget_changes()
         out._put = self._parts.append
@@ -153,13 +138,25 @@ class Shortcut:
         sys.stderr = self._err
         return True
 
-    def _end_unsent(self, data: bytes, left: int) -> None:
-        """Let Python send what the web server has not taken; nothing, if all of it."""
-        if left < 0:
-            return
+    def _mend(self, data: bytes) -> bytes | None:
+        """Return a response as it is to be sent; None: its head is a new one."""
+        found = known_head(data)
+        if found is None:
+            return None
+        self._mended, rest = found
+        self._head_length = len(data) - len(rest)
+        self._head = data[: self._head_length]
+        return self._mended + rest
+
+    def _end_unsent(self, data: bytes) -> None:
+        """End the request in Python: C could not send all of its answer."""
+        left = lib.fcgi_lane_left(self._lane)
+        self._parts.append(data)
         request = self.promote()
-        request.forget_output()
-        request._channel = self._acceptor.sent_in_part(request, data, left)
+        if left > 0:
+            request.forget_output()
+            request._channel = self._acceptor.sent_in_part(request, data, left)
+        request.finish()
 
     # When it is not usual
 

@@ -335,7 +335,8 @@ int64_t fcgi_environ_find(const struct fcgi_environ *env, const uint8_t *name,
 		uint32_t length = layout->lengths[i];
 
 		if (length == name_length && layout->keep[i] && !memcmp(other, name, length))
-			return (int64_t)env->pairs[i].value << 32 | env->pairs[i].value_length;
+			return (int64_t)env->pairs[i].value << 32 |
+			       (env->pairs[i].value + env->pairs[i].value_length);
 		other += length;
 	}
 	return -1;

@@ -127,8 +127,8 @@ void fcgi_environ_forget(struct fcgi_environ *env);
  * has changed. */
 int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t size);
 
-/* Where the value is that is shown for a name of the list which was shown last: its offset
- * in that << 32 | its length; -1: none is. */
+/* Where the value is that is shown for a name of the list which was shown last: where it
+ * begins in that << 32 | where it ends; -1: none is. */
 int64_t fcgi_environ_find(const struct fcgi_environ *env, const uint8_t *name,
 			  size_t name_length);
 
@@ -184,6 +184,8 @@ int fcgi_lane_error(const struct fcgi_lane *lane);
 int64_t fcgi_lane_answer(struct fcgi_lane *lane, uint32_t app_status,
 			 const uint8_t *content, uint32_t size);
 
+int64_t fcgi_lane_left(const struct fcgi_lane *lane); /* what it has returned last */
+
 /* Give up the connection of what was given, and return it; -1: there is none. */
 int fcgi_lane_release(struct fcgi_lane *lane);
 
@@ -209,9 +211,12 @@ void fcgi_lane_abandon(struct fcgi_lane *lane);
  * fcgi_environ_show, whose result is added if it is a layout. */
 int64_t fcgi_step_begin(struct fcgi_lane *lane, struct fcgi_environ *env);
 
-/* Answer it and restore environ: fcgi_lane_answer, and if that has done all,
- * fcgi_environ_restore. */
-int64_t fcgi_step_end(struct fcgi_lane *lane, struct fcgi_environ *env,
-		      const uint8_t *content, uint32_t size);
+/* Before that, restore environ and answer the request that was given: fcgi_environ_restore
+ * and fcgi_lane_answer. If this has not done all, FCGI_STEP_UNSENT, and fcgi_lane_left
+ * tells its result. */
+int64_t fcgi_step(struct fcgi_lane *lane, struct fcgi_environ *env,
+		  const uint8_t *content, uint32_t size);
+
+enum { FCGI_STEP_UNSENT = -5 };
 
 #endif

@@ -62,6 +62,7 @@ struct fcgi_lane {
 	uint8_t fd_watched;
 	uint8_t cut;          /* its answer went out in part: the rest is the caller's */
 	int64_t turn;         /* what was given then */
+	int64_t left;         /* of its answer */
 	uint32_t received;
 	int other_fd;
 	uint32_t other_events;
@@ -471,6 +472,10 @@ static int64_t next_connection(struct fcgi_lane *lane)
 			continue;
 		lane->ready[i] = 0;
 		turn = take(lane, i);
+		if (turn == FCGI_TURN_ERROR) {
+			lane->eager = 0;
+			return turn;
+		}
 		if (turn != FCGI_TURN_NONE) {
 			/* Where one comes, there are more, and to try costs less than to
 			 * wait: unless others wait, or there was none the last time. */
@@ -535,8 +540,8 @@ static uint8_t *put_header(uint8_t *to, uint8_t type, uint32_t request_id, uint3
 	return to + FCGI_HEADER_LEN;
 }
 
-int64_t fcgi_lane_answer(struct fcgi_lane *lane, uint32_t app_status,
-			 const uint8_t *content, uint32_t size)
+static int64_t answer(struct fcgi_lane *lane, uint32_t app_status, const uint8_t *content,
+		      uint32_t size)
 {
 	uint32_t id = lane->whole.request_id;
 	uint8_t *to = lane->answer;
@@ -572,4 +577,15 @@ int64_t fcgi_lane_answer(struct fcgi_lane *lane, uint32_t app_status,
 		shut(lane, lane->fd, lane->fd_watched);
 	lane->fd = NOTHING;
 	return 0;
+}
+
+int64_t fcgi_lane_answer(struct fcgi_lane *lane, uint32_t app_status,
+			 const uint8_t *content, uint32_t size)
+{
+	return lane->left = answer(lane, app_status, content, size);
+}
+
+int64_t fcgi_lane_left(const struct fcgi_lane *lane)
+{
+	return lane->left;
 }

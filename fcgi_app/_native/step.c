@@ -13,12 +13,11 @@ int64_t fcgi_step_begin(struct fcgi_lane *lane, struct fcgi_environ *env)
 	return layout > 0 ? turn | layout << FCGI_LANE_LAYOUT : turn;
 }
 
-int64_t fcgi_step_end(struct fcgi_lane *lane, struct fcgi_environ *env,
-		      const uint8_t *content, uint32_t size)
+int64_t fcgi_step(struct fcgi_lane *lane, struct fcgi_environ *env,
+		  const uint8_t *content, uint32_t size)
 {
-	int64_t left = fcgi_lane_answer(lane, 0, content, size);
-
-	if (!left)
-		fcgi_environ_restore(env);
-	return left;
+	fcgi_environ_restore(env);
+	if (fcgi_lane_answer(lane, 0, content, size))
+		return FCGI_STEP_UNSENT;
+	return fcgi_step_begin(lane, env);
 }
