@@ -402,7 +402,7 @@ class TestStdout:
         request.stdout.write(HEAD)
         for _ in range(2):
             with pytest.raises(RequestAborted) as caught:
-                request.stdout.write(b"x" * 100_000)
+                request.stdout.write(b"x" * 200_000)
             assert isinstance(caught.value.__cause__, BrokenPipeError)
 
     def test_no_descriptor(self) -> None:
@@ -658,7 +658,7 @@ except OSError as error: print(error, file=sys.stderr)"""
         [
             "request.stdin.read(70_001)",
             "request.stdin.read(); request.stdin.read()",
-            "while not request.aborted: pass\n    request.stdout.write(bytes(99999))",
+            "while not request.aborted: pass\n    request.stdout.write(bytes(199_999))",
             "while not request.aborted: pass\n    request.stdin.read()",
         ],
         ids=["read", "read-twice", "write", "read-behind-it"],
