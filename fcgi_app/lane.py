@@ -366,7 +366,13 @@ class LaneAcceptor(Acceptor):
         self._limit()
 
     def _limit(self) -> None:
-        """Tell C how many connections may be left to it."""
+        """Tell C how many connections may be left to it.
+
+        Called whenever Python has got one more or one less. Without any there is nothing
+        to be in time for, whatever the last wait knew of.
+        """
+        if not self._connections:
+            self._nearest = inf
         left = max(self._most_connections - len(self._connections), 1)
         lib.fcgi_lane_limit(self.lane, min(left, 0xFFFFFFFF))
 

@@ -164,7 +164,7 @@ class Loop:
     @property
     def current(self) -> Request | None:
         """The current request; None outside of one."""
-        if self._shortcut is not None and self._shortcut.open:
+        if self._shortcut is not None and self._shortcut.opened:
             self._shortcut.promote()
         return self._current
 
@@ -250,6 +250,7 @@ class Loop:
             or self._source is not self._acceptor  # somebody wants to know of requests
             or settings.descriptors
             or settings.passthrough
+            or settings.keep_timeout
         ):
             return
         from .lazyenviron import LazyEnvironSwap
@@ -468,7 +469,7 @@ class Loop:
 
     def after_fork(self) -> None:
         """In a forked child: the parent's request and connections are not ours."""
-        if self._shortcut is not None and self._shortcut.open:
+        if self._shortcut is not None and self._shortcut.opened:
             self._shortcut.forget()
         request, self.current = self.current, None
         keep: Any = None

@@ -11,6 +11,7 @@ always does.
 from __future__ import annotations
 
 import sys
+from math import inf
 from typing import TYPE_CHECKING, BinaryIO
 
 from ._backend import lib
@@ -37,7 +38,9 @@ class Shortcut:
     """What the loop has of a usual request; the source of its text streams.
 
     Attributes:
-        open: a request is current that has no ``Request``.
+        opened: what C has said of the request that is current and has no ``Request``;
+            empty where there is none. Whoever takes it out, at whatever moment a signal
+            handler or another thread comes, is the one who deals with the request.
     """
 
     __slots__ = (
@@ -53,11 +56,9 @@ class Shortcut:
         "_mended",
         "_out",
         "_parts",
-        "_size",
         "_swap",
-        "_turn",
         "_window",
-        "open",
+        "opened",
     )
 
     def __init__(
@@ -77,9 +78,7 @@ class Shortcut:
         self._in, self._out, self._err = texts
         self._limit = settings.output_buffer
         self._parts: list[bytes] = []
-        self._size = 0
-        self._turn = 0
-        self.open = False
+        self.opened: list[int] = []
         # The head that was printed last, as it was printed and as it was sent.
         self._head = b"\0"  # which begins no response
         self._head_length = 0
@@ -92,29 +91,38 @@ class Shortcut:
             Whether the next is open; else the loop goes on from where this has stopped.
         """
         acceptor = self._acceptor
-        if self._loop.before_swap or not acceptor.is_quiet:
+        if (
+            acceptor._nearest != inf  # its is_quiet, without a call
+            or acceptor._ready
+            or acceptor._owing
+            or acceptor.stopping
+            or acceptor._paused_until
+            or self._loop.before_swap
+        ):
             return False
         out = self._out
-        if self.open:
+        if self.opened:
             if sys.stdout is not out or sys.stderr is not self._err:
                 return False
-            parts = self._parts
-            data = b"".join(parts)
+            try:
+                turn = self.opened.pop()
+            except IndexError:
+                return False  # a signal handler or a thread has just asked for it
+            out._put = out._source = self._in._source = self._err._source = None
+            data = b"".join(self._parts)
             if data.startswith(self._head):
-                data = self._mended + data[self._head_length :]
+                answer = self._mended + data[self._head_length :]
             else:
-                found = self._mend(data)
-                if found is None:
+                answer = self._mend(data)
+                if not answer:
+                    self._follow()
+                    self.opened.append(turn)
                     return False
-                data = found
-            parts.clear()
-            out._source = out._put = self._in._source = self._err._source = None
+            self._parts.clear()
             self._swap.leave_shown()
-            # The last before C: a signal handler may raise as soon as that is back.
-            self.open = False
-            turn = _step(self._lane, self._environ, data, len(data))
+            turn = _step(self._lane, self._environ, answer, len(answer))
             if turn == _UNSENT:
-                self._end_unsent(data)
+                self._end_unsent(answer)
                 return False
         elif self._loop.is_busy:
             return False
@@ -123,48 +131,58 @@ class Shortcut:
         layout = turn >> LAYOUT
         if layout <= 0 or turn & HEAD:
             return False  # C gives again what is to be done
-        self._turn = turn
-        self._size = size = (turn & END_MASK) - CONTENT
-        self._swap.enter_shown(self._window, size, layout)
+        self._swap.enter_shown(self._window, (turn & END_MASK) - CONTENT, layout)
         self._loop.hooks.leaving = None
         if out._changed:
             out._forget_changes()
-        out._put = self._parts.append
         out.room = self._limit
+        out._put = self._parts.append
         out._source = self._in._source = self._err._source = self
-        self.open = True
         sys.stdin = self._in
         sys.stdout = out
         sys.stderr = self._err
+        self.opened.append(turn)
         return True
 
-    def _mend(self, data: bytes) -> bytes | None:
-        """Return a response as it is to be sent; None: its head is a new one."""
+    def _follow(self) -> None:
+        """Let the text streams follow the open request."""
+        self._out._put = self._parts.append
+        self._out._source = self._in._source = self._err._source = self
+
+    def _mend(self, data: bytes) -> bytes:
+        """Return a response as it is to be sent; empty: its head is a new one."""
         found = known_head(data)
         if found is None:
-            return None
+            return b""
         self._mended, rest = found
         self._head_length = len(data) - len(rest)
         self._head = data[: self._head_length]
         return self._mended + rest
 
-    def _end_unsent(self, data: bytes) -> None:
+    def _end_unsent(self, answer: bytes) -> None:
         """End the request in Python: C could not send all of its answer."""
         left = lib.fcgi_lane_left(self._lane)
-        self._parts.append(data)
-        request = self.promote()
+        self._parts.append(answer)
+        request = self._make_request(lib.fcgi_lane_turn(self._lane))
         if left > 0:
             request.forget_output()
-            request._channel = self._acceptor.sent_in_part(request, data, left)
+            request._channel = self._acceptor.sent_in_part(request, answer, left)
         request.finish()
 
     # When it is not usual
 
-    def promote(self) -> Request:
+    def promote(self) -> Request | None:
+        """Make the ``Request`` of the open request; None: none is open."""
+        try:
+            turn = self.opened.pop()
+        except IndexError:
+            return None
+        return self._make_request(turn)
+
+    def _make_request(self, turn: int) -> Request:
         """Make the ``Request`` of the open request, and let everything follow it."""
-        self.open = False
-        acceptor = self._acceptor
-        request = acceptor.begin(self._turn, self._window[: self._size])
+        size = (turn & END_MASK) - CONTENT
+        request = self._acceptor.begin(turn, self._window[:size])
         request.running = True
         request.host = self._loop
         stream = request.response
@@ -177,22 +195,27 @@ class Shortcut:
 
     def forget(self) -> None:
         """In a forked child: the open request is the parent's."""
-        self.open = False
+        self.opened.clear()
         self._parts.clear()
         out = self._out
-        out._source = out._put = self._in._source = self._err._source = None
+        out._put = out._source = self._in._source = self._err._source = None
+
+    # What the text streams ask for; None: nothing is open any more
 
     @property
-    def stdin(self) -> BinaryIO:
+    def stdin(self) -> BinaryIO | None:
         """The body: none."""
-        return self.promote().stdin
+        request = self.promote()
+        return None if request is None else request.stdin
 
     @property
-    def stdout(self) -> BufferedIOBase:
+    def stdout(self) -> BufferedIOBase | None:
         """The response, as bytes."""
-        return self.promote().stdout
+        request = self.promote()
+        return None if request is None else request.stdout
 
     @property
-    def stderr(self) -> BufferedIOBase:
+    def stderr(self) -> BufferedIOBase | None:
         """The web server's log."""
-        return self.promote().stderr
+        request = self.promote()
+        return None if request is None else request.stderr

@@ -118,7 +118,7 @@ class TextOut(io.TextIOBase):
         """The stream that is followed; None: the process's own."""
         if self._stream is None and self._source is not None:
             self._stream = getattr(self._source, self._member)
-            if not self._changed:
+            if self._stream is not None and not self._changed:
                 self._put = self._stream.write
                 self.room = sys.maxsize
         return self._stream
@@ -137,7 +137,8 @@ class TextOut(io.TextIOBase):
             if self._changed or self._bound is None:
                 return self._write_slowly(text)
             put = self._put
-            assert put is not None
+            if put is None:
+                return self._write_slowly(text)
         try:
             data = text.encode("utf-8", "surrogateescape")
         except AttributeError:
@@ -377,6 +378,8 @@ class TextIn(io.TextIOBase):
         if self._source is None:
             return self._empty
         binary = self._source.stdin
+        if binary is None:
+            return self._empty
         inner = self._inner
         if inner is None or inner.buffer is not binary:
             inner = self._inner = io.TextIOWrapper(binary, _ENCODING, _ERRORS, "\n")

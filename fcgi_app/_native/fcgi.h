@@ -185,6 +185,7 @@ int64_t fcgi_lane_answer(struct fcgi_lane *lane, uint32_t app_status,
 			 const uint8_t *content, uint32_t size);
 
 int64_t fcgi_lane_left(const struct fcgi_lane *lane); /* what it has returned last */
+int64_t fcgi_lane_turn(const struct fcgi_lane *lane); /* what was given before it */
 
 /* Give up the connection of what was given, and return it; -1: there is none. */
 int fcgi_lane_release(struct fcgi_lane *lane);
@@ -213,7 +214,7 @@ int64_t fcgi_step_begin(struct fcgi_lane *lane, struct fcgi_environ *env);
 
 /* Before that, restore environ and answer the request that was given: fcgi_environ_restore
  * and fcgi_lane_answer. If this has not done all, FCGI_STEP_UNSENT, and fcgi_lane_left
- * tells its result. */
+ * tells its result. fcgi_lane_turn tells which request that was. */
 int64_t fcgi_step(struct fcgi_lane *lane, struct fcgi_environ *env,
 		  const uint8_t *content, uint32_t size);
 

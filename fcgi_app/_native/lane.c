@@ -589,3 +589,8 @@ int64_t fcgi_lane_left(const struct fcgi_lane *lane)
 {
 	return lane->left;
 }
+
+int64_t fcgi_lane_turn(const struct fcgi_lane *lane)
+{
+	return lane->turn;
+}
