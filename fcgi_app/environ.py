@@ -47,8 +47,10 @@ class Asked(Protocol):
 
     varied: tuple[object, Mapping[bytes, bytes]] | None
     """See `EnvironSwap.enter`."""
+    params_content: bytes | None
+    """The params as a name-value list, as they came."""
     params_list: bytes | None
-    """The params as a name-value list, if they are to be parsed only when needed."""
+    """The same with FCGI_ROLE behind it, where they are parsed only when needed."""
 
 
 class _Usual(NamedTuple):

@@ -28,6 +28,7 @@ from .codec.constants import MAX_CONTENT_LENGTH, Role
 from .codec.records import Buffer
 from .filepart import FileSource
 from .link import Link
+from .protocol.bulk import BulkConnection
 from .request import Request
 from .settings import Settings
 from .transport import Transport
@@ -126,6 +127,13 @@ class _LaneChannel:
         raise io.UnsupportedOperation("a FastCGI stream has no descriptor")
 
 
+class _LaneTransport(Transport):
+    """A connection on which something else than whole requests has come."""
+
+    __slots__ = ()
+    _parser = BulkConnection
+
+
 class _SentInPart:
     """The channel of a request whose answer C has begun to send.
 
@@ -151,6 +159,8 @@ class _SentInPart:
 
 class LaneAcceptor(Acceptor):
     """An ``Acceptor`` with the same results, whose usual case is C's."""
+
+    _transport = _LaneTransport
 
     def __init__(
         self,

@@ -147,6 +147,7 @@ class LazyEnvironSwap(EnvironSwap):
         self._strings = [name if is_base(name) else None for name in names]
         """The name of each of C's strings; None: it is hidden during requests."""
         self._layouts_of_c: list[_Layout] = []
+        self._role_pairs: dict[bytes, bytes] = {}
         self._data = LazyData()
         self._data.environ = made
         self._data.hidden = frozenset()
@@ -158,10 +159,20 @@ class LazyEnvironSwap(EnvironSwap):
 
     def enter_request(self, request: Asked) -> None:
         """Make the environment that of a request."""
-        if request.params_list is None:
-            self.enter(request.params_map)
-        else:
+        if request.params_list is not None:
             self.enter_list(request.params_list)
+        elif request.params_content is not None:
+            self.enter_list(request.params_content + self._role_pair(request))
+        else:
+            self.enter(request.params_map)
+
+    def _role_pair(self, request: Asked) -> bytes:
+        """Give the pair that no web server is believed."""
+        role = request.params_map[b"FCGI_ROLE"]
+        pair = self._role_pairs.get(role)
+        if pair is None:
+            pair = self._role_pairs[role] = build_params([(b"FCGI_ROLE", role)])
+        return pair
 
     def enter(
         self,

@@ -87,6 +87,8 @@ class Link:
         "watched",
     )
 
+    _parser: type[Connection] = Connection
+
     def __init__(
         self,
         sock: socket.SocketType,
@@ -99,7 +101,7 @@ class Link:
         self.fd = sock.fileno()
         self._peer = peer
         self._settings = settings
-        self._connection = Connection(settings.limits, values, owner.recurring)
+        self._connection = self._parser(settings.limits, values, owner.recurring)
         self._owner = owner
         self._outlet = self._make_outlet(sock)
         self.requests: list[Request] = []

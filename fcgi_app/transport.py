@@ -42,6 +42,8 @@ from .sending import SendingLink
 __all__ = ["Transport"]
 
 _RECV_SIZE = 65536
+_RECV_BODY_SIZE = 4 * _RECV_SIZE
+"""While a body is coming. Linux keeps some 200 KiB for a socket."""
 _NOW = socket.MSG_DONTWAIT
 _RESPONDER = int(Role.RESPONDER)
 _STATUS_OF: dict[int, int] = {
@@ -68,7 +70,8 @@ class Transport(SendingLink):
         if self.eof or self.closed:
             return False
         try:
-            data = self.sock.recv(_RECV_SIZE, _NOW)
+            long = self._connection.mid_content
+            data = self.sock.recv(_RECV_BODY_SIZE if long else _RECV_SIZE, _NOW)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:

@@ -94,6 +94,21 @@ struct fcgi_whole {
  * begin-request, one PARAMS record, the ends of PARAMS and STDIN. */
 int fcgi_scan_whole(const uint8_t *data, size_t size, struct fcgi_whole *whole);
 
+/* --- body.c: a long body ------------------------------------------------------------ */
+
+struct fcgi_body {
+	uint32_t left;     /* of the record's content, bytes still to come */
+	uint32_t skip;     /* of its padding, behind that */
+	uint32_t size;     /* bytes gathered */
+	uint32_t consumed; /* bytes looked at */
+};
+
+/* Gather the content of the STDIN records of a request into out, which has room for size
+ * bytes: first what is left of one, then of those that follow. It stops at any other
+ * record, at an empty one, which ends the stream, and at a header that is not whole. */
+void fcgi_gather_body(const uint8_t *data, size_t size, uint32_t request_id, uint8_t *out,
+		      struct fcgi_body *body);
+
 /* --- environ.c: C's variable environ ------------------------------------------------ */
 
 struct fcgi_environ;

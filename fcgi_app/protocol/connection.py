@@ -204,6 +204,11 @@ class Connection(Answering):
         """Whether the last byte received was inside a record."""
         return bool(self._pending or self._left or self._skip)
 
+    @property
+    def mid_content(self) -> bool:
+        """Whether more of a body is sure to come."""
+        return self._left > 0
+
     def receiving(self, but: RequestState | None = None) -> bool:
         """Whether a request, other than ``but``, has begun and its input not ended."""
         for request in self._requests.values():
