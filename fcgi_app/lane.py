@@ -24,11 +24,11 @@ from typing import Any
 from ._backend import ffi, lib
 from .acceptor import Acceptor, Admission
 from .body import NO_INPUT
+from .bulk import BulkConnection
 from .codec.constants import MAX_CONTENT_LENGTH, Role
 from .codec.records import Buffer
 from .filepart import FileSource
 from .link import Link
-from .protocol.bulk import BulkConnection
 from .request import Request
 from .settings import Settings
 from .transport import Transport
@@ -378,8 +378,8 @@ class LaneAcceptor(Acceptor):
     def _limit(self) -> None:
         """Tell C how many connections may be left to it.
 
-        Called whenever Python has got one more or one less. Without any there is nothing
-        to be in time for, whatever the last wait knew of.
+        Called whenever Python has got one more or one less. Without any there is
+        nothing to be in time for, whatever the last wait knew of.
         """
         if not self._connections:
             self._nearest = inf

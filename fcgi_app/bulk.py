@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._backend import ffi, lib
-from .connection import Connection
-from .events import Event, StdinReceived
-from .state import State
+from ._backend import ffi, lib
+from .protocol import Connection, Event, State, StdinReceived
 
 __all__ = ["BulkConnection", "gather_body"]
 
