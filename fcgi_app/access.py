@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
+from .frozen import Frozen
 
 if TYPE_CHECKING:  # else loaded where an address is read: few programs have a list
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -27,16 +27,14 @@ _MAPPED_BITS = 96
 """Length of the prefix ``::ffff:0:0`` in front of an IPv4-mapped address."""
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(Frozen):
     """One entry: a network (of one address, mostly) and an interface, None for any."""
 
     network: IPv4Network | IPv6Network
     scope: int | None = None
 
 
-@dataclass(frozen=True)
-class WebServerAddrs:
+class WebServerAddrs(Frozen):
     """The addresses that may connect; made by `parse`, immutable."""
 
     entries: tuple[_Entry, ...]

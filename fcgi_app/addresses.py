@@ -19,11 +19,11 @@ its domain or its address written out. See unix(7), ip(7), ipv6(7).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import NoReturn
 
 from .errors import ConfigError
+from .frozen import Frozen
 
 __all__ = ["Address", "AddressKind", "parse_address"]
 
@@ -41,8 +41,7 @@ class AddressKind(Enum):
     SYSTEMD = "systemd"
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(Frozen):
     """A parsed address; ``str()`` gives its text back. Equal if they mean the same.
 
     Attributes:
@@ -54,13 +53,16 @@ class Address:
         number: TCP: port, 0 to 65535; DESCRIPTOR: its number.
     """
 
-    text: str = field(compare=False)
+    text: str
     kind: AddressKind
     name: str = ""
     number: int = 0
 
     def __str__(self) -> str:
         return self.text
+
+    def _key(self) -> tuple[object, ...]:
+        return self.kind, self.name, self.number
 
 
 def parse_address(text: str) -> Address:

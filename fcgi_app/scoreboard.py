@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from dataclasses import asdict
 from typing import Any
 
 from .slots import (
@@ -170,13 +169,13 @@ class Scoreboard:
         Raises:
             ValueError: a path is longer than 256 bytes, which nobody could compare.
         """
-        fields = {**asdict(self.header), **changes}
+        fields = {**vars(self.header), **changes}
         paths = [os.fsencode(fields.pop(key)) for key in ("status_path", "ping_path")]
         for path in paths:
             if len(path) > 256:
                 raise ValueError(f"path of {len(path)} bytes: more than 256")
         texts = [str(fields.pop(key)).encode() for key in ("name", "manager")]
-        values = [fields.pop(key) for key in list(Header.__dataclass_fields__)[2:-2]]
+        values = [fields.pop(key) for key in [*vars(self._last_header)][2:-2]]
         if fields:
             raise TypeError(f"a header has no {', '.join(fields)}")
         data = HEADER.pack(*values, *texts, *paths)

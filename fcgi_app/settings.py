@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 from ._log import log_warning
 from .errors import ConfigError
+from .frozen import Frozen
 from .protocol import Limits
 
 __all__ = ["Settings"]
@@ -23,8 +23,7 @@ _TRUE = frozenset(("1", "true", "yes", "on"))
 _FALSE = frozenset(("", "0", "false", "no", "off"))
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Frozen):
     """Settings of the loop; each is ``FCGI_APP_`` and its name in upper case as well.
 
     Times are in seconds, sizes in bytes. A time of 0 means: no limit.
@@ -93,11 +92,11 @@ class Settings:
         """
         _report_unknown(environ)
         found: dict[str, Any] = {}
-        for field in fields(cls):
-            variable = PREFIX + field.name.upper()
+        for name, default in cls._defaults.items():
+            variable = PREFIX + name.upper()
             text = environ.get(variable)
             if text is not None:
-                found[field.name] = _parse(variable, text, type(field.default))
+                found[name] = _parse(variable, text, type(default))
         return cls(**found)
 
     def changed(self, **changes: object) -> Settings:
@@ -106,7 +105,7 @@ class Settings:
         Raises:
             ConfigError: a name is no setting, or a value is not of its kind.
         """
-        kinds: dict[str, type] = {f.name: type(f.default) for f in fields(self)}
+        kinds = {name: type(default) for name, default in self._defaults.items()}
         for name, value in changes.items():
             if name not in kinds:
                 raise ConfigError(name, value, f"no such setting; there are {[*kinds]}")
@@ -116,10 +115,10 @@ class Settings:
                 isinstance(value, bool) is not (kind is bool)
             ):
                 raise ConfigError(name, value, f"must be {kind.__name__}")
-            if kind is not str and not _is_in_range(value):  # type: ignore[arg-type]
+            if kind is not str and not _is_in_range(value):
                 raise ConfigError(name, value, "must be a number from 0 on")
-        checked: dict[str, Any] = changes
-        return replace(self, **checked)
+        values = {name: getattr(self, name) for name in kinds}
+        return Settings(**{**values, **changes})
 
     @cached_property
     def limits(self) -> Limits:
@@ -136,7 +135,7 @@ def _report_unknown(environ: Mapping[str, str]) -> None:
     ]
     if not given:
         return
-    known = [PREFIX + field.name.upper() for field in fields(Settings)]
+    known = [PREFIX + name.upper() for name in Settings._names]
     known += _OTHER_VARIABLES
     for name in sorted({*given}.difference(known)):
         from difflib import get_close_matches  # costs time that most starts save

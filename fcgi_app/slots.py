@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
 from struct import Struct
+
+from .frozen import Frozen
 
 __all__ = [
     "ENDING",
@@ -47,8 +48,7 @@ assert HEADER_AT + HEADER.size <= HEADER_SIZE
 SCRIPT_SIZE = 96
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(Frozen):
     """What the supervisor says of a pool.
 
     Attributes:
@@ -85,8 +85,7 @@ class Header:
     ping_path: str = ""
 
 
-@dataclass(frozen=True)
-class SlotState:
+class SlotState(Frozen):
     """What one worker does.
 
     The texts came from the web server: they may hold control characters.

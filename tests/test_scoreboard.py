@@ -71,7 +71,7 @@ class TestHeader:
         """What is changed is changed, and the rest stays."""
         values: dict[str, Any] = {
             name: index + 1.5 if name == "started" else index + 1
-            for index, name in enumerate(Header.__dataclass_fields__)
+            for index, name in enumerate(vars(Header()))
             if name not in ("name", "manager", "status_path", "ping_path")
         }
         board.write_header(manager="dynamic", **values)

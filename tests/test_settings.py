@@ -6,7 +6,6 @@ import logging
 import re
 import subprocess
 import sys
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from fcgi_app.settings import Settings
 
 from .webserver import PACKAGE_PARENT, App
 
-DEFAULTS = {field.name: field.default for field in fields(Settings)}
+DEFAULTS = dict(vars(Settings()))
 NAMES = {
     kind: [name for name, value in DEFAULTS.items() if type(value) is kind]
     for kind in (bool, int, float)
@@ -53,21 +52,21 @@ class TestFromEnviron:
     def test_sizes(self, name: str) -> None:
         """Each size and number is read from its variable, white space trimmed."""
         found = Settings.from_environ({variable(name): " 12345\n"})
-        assert found == replace(Settings(), **changes(name, 12345))
+        assert found == Settings(**changes(name, 12345))
 
     @pytest.mark.parametrize("name", NAMES[float])
     def test_times(self, name: str) -> None:
         """Each time is read from its variable, in seconds, fractions allowed."""
         for text, value in (("0", 0.0), ("2.5", 2.5), ("1e3", 1000.0)):
             found = Settings.from_environ({variable(name): text})
-            assert found == replace(Settings(), **changes(name, value))
+            assert found == Settings(**changes(name, value))
 
     @pytest.mark.parametrize("name", NAMES[bool])
     def test_switches(self, name: str) -> None:
         """Each switch takes a yes or a no in the usual words."""
         for text in ("1", "true", "YES", " on "):
             found = Settings.from_environ({variable(name): text})
-            assert found == replace(Settings(), **changes(name, True))
+            assert found == Settings(**changes(name, True))
         for text in ("0", "False", "no", "off", ""):
             assert Settings.from_environ({variable(name): text}) == Settings()
 
@@ -75,7 +74,7 @@ class TestFromEnviron:
     def test_texts(self, name: str) -> None:
         """A text is taken as it is, white space and case as well."""
         found = Settings.from_environ({variable(name): " /Var/log "})
-        assert found == replace(Settings(), **changes(name, " /Var/log "))
+        assert found == Settings(**changes(name, " /Var/log "))
 
     @pytest.mark.parametrize(
         ("name", "text"),
