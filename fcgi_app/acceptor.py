@@ -24,6 +24,7 @@ from time import monotonic
 from typing import Any
 
 from ._log import log_warning
+from .accepting import accept_plain, kind_of
 from .codec.constants import FCGI_MAX_CONNS, FCGI_MAX_REQS, FCGI_MPXS_CONNS
 from .link import Link
 from .outlet import poll_socket
@@ -31,7 +32,6 @@ from .places import Places
 from .protocol import RecurringParams
 from .request import Request
 from .settings import Settings
-from .sockets import accept_plain, kind_of
 from .transport import Transport
 
 __all__ = ["Acceptor"]

@@ -15,13 +15,13 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from .access import WebServerAddrs
 from .addresses import Address, AddressKind, parse_address, refuse_address
 from .errors import ConfigError
+from .frozen import Frozen
 from .inherited import (
     adopt_activated,
     adopt_descriptor,
@@ -34,12 +34,10 @@ __all__ = [
     "Address",
     "AddressKind",
     "WebServerAddrs",
-    "accept_plain",
     "bound_address",
     "connect",
     "held_socket_file",
     "inherited_listener",
-    "kind_of",
     "open_socket",
     "parse_address",
     "plug_standard_descriptors",
@@ -182,8 +180,7 @@ def bound_address(listener: socket.socket) -> str:
 # ---- socket files -------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _SocketFile:
+class _SocketFile(Frozen):
     """The file that a socket of ours was bound to; absolute, as a chdir may follow."""
 
     path: str
@@ -384,31 +381,3 @@ def _naming(address: object) -> Iterator[None]:
             raise
         kind = socket.gaierror if isinstance(error, socket.gaierror) else OSError
         raise kind(error.errno, error.strerror, str(address)) from error
-
-
-def accept_plain(
-    listener: socket.socket, kind: tuple[int, int, int]
-) -> tuple[socket.SocketType, Any]:
-    """Accept a connection, as ``listener.accept()`` does, in half of the time.
-
-    The socket is of the class below ``socket.socket``, which has no ``makefile``.
-
-    Args:
-        listener: where to accept.
-        kind: what ``kind_of`` gave for it.
-
-    Raises:
-        OSError: as ``accept(2)``.
-    """
-    if _HAS_ACCEPT and type(listener) is socket.socket:
-        fd, peer = listener._accept()  # type: ignore[attr-defined]
-        return socket.SocketType(*kind, fd), peer
-    return listener.accept()
-
-
-def kind_of(sock: socket.socket) -> tuple[int, int, int]:
-    """Return family, type and protocol of a socket, as plain numbers."""
-    return int(sock.family), int(sock.type), sock.proto
-
-
-_HAS_ACCEPT = hasattr(socket.socket, "_accept")  # what accept() itself calls
