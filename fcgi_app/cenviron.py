@@ -6,14 +6,14 @@ What lives here is memory, addresses, and how strings are laid out in it.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 from operator import add, ge
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ._log import log_warning
+from .frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -75,7 +75,7 @@ def _read_strings(vector: int | None) -> list[bytes]:
     return strings
 
 
-class _Slots(NamedTuple):
+class _Slots(Frozen):
     """Places for the values of a layout's params."""
 
     address: int
@@ -92,29 +92,54 @@ class _Slots(NamedTuple):
     """The whole vector: to the slots, to the base strings, and NULL."""
 
 
-@dataclass(slots=True)
 class Layout:
-    """All that follows from the names of a request's params, in their order."""
+    """All that follows from the names of a request's params, in their order.
 
-    all_names: tuple[bytes, ...]
-    """Of each param."""
-    dropped: Sequence[tuple[int, bytes]]
-    """Position and name of what stays out, last first."""
-    template: bytes
-    """``NAME=%b`` and NUL, for each of the others."""
-    lengths: Sequence[int]
-    """Of each of the others in C, in bytes, NUL included, without the value."""
-    pack: Callable[..., None]
-    """``pack_into`` for one pointer more than there are others."""
-    names: Sequence[bytes]
-    """Of each of the others."""
-    tail: array[int]
-    """The end of the C vector: pointers to the base strings, and NULL."""
-    slots: _Slots | None = None
-    """Made when they are first needed."""
+    Args:
+        all_names: of each param.
+        hidden: of those that stay out.
+        vectors: those that it is for; None: C has none.
+
+    Attributes:
+        dropped: position and name of what stays out, last first.
+        names: of each of the others.
+        template: ``NAME=%b`` and NUL, for each of the others.
+        lengths: of each of the others in C, in bytes, NUL included, without the value.
+        pack: ``pack_into`` for one pointer more than there are others.
+        tail: the end of the C vector: pointers to the base strings, and NULL.
+        slots: made when they are first needed.
+    """
+
+    __slots__ = (
+        "all_names",
+        "dropped",
+        "lengths",
+        "names",
+        "pack",
+        "slots",
+        "tail",
+        "template",
+    )
+
+    def __init__(
+        self,
+        all_names: tuple[bytes, ...],
+        hidden: Collection[bytes],
+        vectors: Vectors | None,
+    ) -> None:
+        names = [name for name in all_names if name not in hidden]
+        dropped = [(i, name) for i, name in enumerate(all_names) if name in hidden]
+        self.all_names = all_names
+        self.dropped: Sequence[tuple[int, bytes]] = dropped[::-1]
+        self.names: Sequence[bytes] = names
+        self.template = b"".join([n.replace(b"%", b"%%") + b"=%b\0" for n in names])
+        self.lengths: Sequence[int] = [len(name) + 2 for name in names]
+        self.pack: Callable[..., None] = Struct(f"{len(names) + 1}L").pack_into
+        self.tail = array("L") if vectors is None else vectors.tail(names)
+        self.slots: _Slots | None = None
 
 
-class Repeat(NamedTuple):
+class Repeat(Frozen):
     """What C sees of a request, to be shown again with other values of some params.
 
     The memory it goes to is never given to anything but requests, so this stays good
@@ -266,7 +291,8 @@ class Vectors:
         Returns:
             Whether it was done: False, a value is longer than its place.
         """
-        text, places, strings, pointers, shown, vector = repeat
+        text = repeat.text
+        places = repeat.places
         for name, value in values.items():
             start, stop, size = places[name]
             if len(value) >= size:
@@ -274,9 +300,9 @@ class Vectors:
             text[start:stop] = value.ljust(size, b"\0")
         # A C library may have written into what getenv() gave it.
         self._text_view[:] = self._text
-        strings[:] = text
-        shown[:] = pointers
-        self._environ.value = vector
+        repeat.strings[:] = text
+        repeat.shown[:] = repeat.pointers
+        self._environ.value = repeat.vector
         return True
 
     def _make_slots(self, layout: Layout, values: Sequence[bytes]) -> _Slots:

@@ -12,17 +12,31 @@ caller's business. The rules about names are in ``envnames``, C's side in ``cenv
 from __future__ import annotations
 
 import os
-from array import array
 from functools import lru_cache
-from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ._log import log_info, log_warning
-from .cenviron import Layout, Repeat, Vectors, open_libc
 from .envnames import WARNING, find_objection, is_meta_variable
+from .frozen import Frozen
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, Protocol
+
+    from .cenviron import Layout, Repeat
+
+    class Asked(Protocol):
+        """What is looked at of a request."""
+
+        @property
+        def params_map(self) -> dict[bytes, bytes]:
+            """Names and values as they came."""
+
+        varied: tuple[object, Mapping[bytes, bytes]] | None
+        """See `EnvironSwap.enter`."""
+        params_list: bytes | None
+        """The params as a name-value list, if they are parsed only when needed."""
+
 
 __all__ = ["EnvironSwap"]
 
@@ -38,22 +52,7 @@ _MAX_REPORTS = 100
 _find_cached_objection = lru_cache(maxsize=512)(find_objection)
 
 
-class Asked(Protocol):
-    """What is looked at of a request."""
-
-    @property
-    def params_map(self) -> dict[bytes, bytes]:
-        """Names and values as they came."""
-
-    varied: tuple[object, Mapping[bytes, bytes]] | None
-    """See `EnvironSwap.enter`."""
-    params_content: bytes | None
-    """The params as a name-value list, as they came."""
-    params_list: bytes | None
-    """The same with FCGI_ROLE behind it, where they are parsed only when needed."""
-
-
-class _Usual(NamedTuple):
+class _Usual(Frozen):
     """The environment of requests that differ in the values of a few params only."""
 
     pattern: object
@@ -118,16 +117,20 @@ class EnvironSwap:
             return not (replace or is_meta_variable(name))
 
         self._base = {n: v for n, v in self._process.items() if is_base(n)}
-        self._vectors = self._make_vectors(is_base)
-        self._has_data = self._find_data()
         self._reported: set[bytes] = set()
+        self._prepare(is_base)
+        self._has_data = self._find_data()
+
+    def _prepare(self, is_base: Callable[[bytes], bool]) -> None:
+        """Make what C sees of the process, and what is remembered of requests."""
+        from .cenviron import Layout, Vectors, open_libc  # the native twin has its own
+
+        libc = open_libc()
+        self._vectors = None if libc is None else Vectors(*libc, is_base)
+        self._make_layout: Callable[..., Layout] = Layout
         self._layouts: dict[tuple[bytes, ...], Layout] = {}
         self._latest = self._lay_out(())
         self._usual: _Usual | None = None
-
-    def _make_vectors(self, is_base: Callable[[bytes], bool]) -> Vectors | None:
-        libc = open_libc()
-        return None if libc is None else Vectors(*libc, is_base)
 
     def enter_request(self, request: Asked) -> None:
         """Make the environment that of a request: `enter` with its params."""
@@ -264,18 +267,7 @@ class EnvironSwap:
         return frozenset(hidden)
 
     def _lay_out(self, names: tuple[bytes, ...]) -> Layout:
-        hidden = self._find_hidden(names)
-        kept = [name for name in names if name not in hidden]
-        dropped = [(i, name) for i, name in enumerate(names) if name in hidden]
-        layout = Layout(
-            names,
-            dropped[::-1],
-            b"".join([name.replace(b"%", b"%%") + b"=%b\0" for name in kept]),
-            [len(name) + 2 for name in kept],
-            Struct(f"{len(kept) + 1}L").pack_into,
-            kept,
-            array("L") if self._vectors is None else self._vectors.tail(kept),
-        )
+        layout = self._make_layout(names, self._find_hidden(names), self._vectors)
         # Clients choose names of headers: what is kept of them has a bound.
         if sum(map(len, names)) <= _MAX_LAYOUT_NAMES:
             if len(self._layouts) >= _MAX_LAYOUTS:

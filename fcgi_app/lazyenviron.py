@@ -9,15 +9,20 @@ list when somebody asks for it. Which names may enter is decided where it always
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, NamedTuple
 
 from ._backend import ffi, lib
-from .cenviron import Vectors
 from .codec.params import build_params, parse_params
-from .environ import Asked, EnvironSwap
+from .environ import EnvironSwap
+from .frozen import Frozen
 from .paramlist import parse_list
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from .environ import Asked
 
 __all__ = ["LazyEnvironSwap"]
 
@@ -34,7 +39,7 @@ _UNKNOWN: int = lib.FCGI_UNKNOWN
 _NO_MEMORY: int = lib.FCGI_NO_MEMORY
 
 
-class _Layout(NamedTuple):
+class _Layout(Frozen):
     """What follows from the names of a request's params."""
 
     hidden: frozenset[bytes]
@@ -134,7 +139,7 @@ class LazyEnvironSwap(EnvironSwap):
         is_lazy: os.environ has a content that can be exchanged, and is looked up.
     """
 
-    def _make_vectors(self, is_base: Callable[[bytes], bool]) -> Vectors | None:
+    def _prepare(self, is_base: Callable[[bytes], bool]) -> None:
         """Copy the process's variables for C; nothing of `cenviron` is needed."""
         made = lib.fcgi_environ_new()  # never freed: C code may look at its strings
         if made == ffi.NULL:
@@ -151,7 +156,6 @@ class LazyEnvironSwap(EnvironSwap):
         self._data = LazyData()
         self._data.environ = made
         self._data.hidden = frozenset()
-        return None
 
     @property
     def is_lazy(self) -> bool:

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fcgi_app
-import fcgi_app.environ as environ_module
+import fcgi_app.cenviron as cenviron
 from fcgi_app.cenviron import environ_cell
 from fcgi_app.environ import EnvironSwap
 
@@ -840,7 +840,7 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """When there is no memory for the vectors, the error says how much was asked."""
     cell = ctypes.c_void_p(None)
     libc = cell, lambda count, size: None
-    monkeypatch.setattr(environ_module, "open_libc", lambda: libc)
+    monkeypatch.setattr(cenviron, "open_libc", lambda: libc)
     with pytest.raises(MemoryError, match="no 1 bytes for the environment"):
         EnvironSwap()
 
