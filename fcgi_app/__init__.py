@@ -18,7 +18,6 @@ parsing (use ``multipart``).
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from ._version import __version__
 from .errors import (
@@ -65,6 +64,7 @@ __all__ = [
     "start_filter_data",
 ]
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .request import Request
     from .server import Server

@@ -7,9 +7,13 @@ there, ``pure`` never, ``native`` only.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from .errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 __all__ = ["BACKEND", "REASON", "describe", "ffi", "lib"]
 

@@ -29,10 +29,11 @@ from .request import Request
 from .settings import Settings
 from .sockets import open_socket, remove_socket_file
 from .threaded import ThreadedAcceptor
-from .watching import Source, Watcher, open_log, watched
+from .watching import Watcher, open_log, watched
 
 if TYPE_CHECKING:
     from .accesslog import AccessLog
+    from .watching import Source
 
 __all__ = ["FcgxProcess", "process"]
 

@@ -21,7 +21,6 @@ from contextlib import suppress
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 from time import monotonic
-from typing import Any
 
 from ._log import log_warning
 from .accepting import accept_plain, kind_of
@@ -34,9 +33,14 @@ from .request import Request
 from .settings import Settings
 from .transport import Transport
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
+
+
 __all__ = ["Acceptor"]
 
-Admission = Callable[[int, Any], bool]
+Admission = Callable[[int, object], bool]
 """(address family, peer address) → whether that peer may connect."""
 
 # Errors of accept(2) that mean this connection, or that say to try again at once.

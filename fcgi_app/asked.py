@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import fsdecode
-from typing import TYPE_CHECKING
 
 from ._log import log_warning
 from .body import InputBuffer
@@ -12,6 +11,7 @@ from .codec.constants import Role
 from .codec.params import parse_params
 from .errors import IncompleteData, RequestAborted
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .settings import Settings
 

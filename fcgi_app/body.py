@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from typing import IO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO
+
 
 __all__ = ["NO_INPUT", "InputBuffer"]
 

@@ -10,11 +10,11 @@ from functools import cache
 from itertools import accumulate
 from operator import add, ge
 from struct import Struct
-from typing import TYPE_CHECKING
 
 from ._log import log_warning
 from .frozen import Frozen
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from ctypes import CDLL, c_void_p

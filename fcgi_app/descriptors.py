@@ -19,7 +19,8 @@ from .cgi import CgiChannel
 
 if TYPE_CHECKING:
     from .body import InputBuffer
-    from .request import Channel, Request
+    from .channel import Channel
+    from .request import Request
 
 __all__ = ["DescriptorWriter", "RequestDescriptors", "flush_c_stdio"]
 

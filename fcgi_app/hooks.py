@@ -11,12 +11,14 @@ import os
 import signal
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._log import log_exception
 from .calling import exit_status_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
     from .loop import Loop
 
 __all__ = ["ProcessHooks"]

@@ -19,7 +19,6 @@ from contextlib import AbstractContextManager
 from math import ceil, inf
 from selectors import EVENT_READ, EVENT_WRITE, EpollSelector
 from time import monotonic
-from typing import Any
 
 from ._backend import ffi, lib
 from .acceptor import Acceptor, Admission
@@ -32,6 +31,11 @@ from .link import Link
 from .request import Request
 from .settings import Settings
 from .transport import Transport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 __all__ = ["CONTENT", "END_MASK", "HEAD", "LAYOUT", "LaneAcceptor"]
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from math import inf
 from time import monotonic
-from typing import Any, Protocol
 
 from .codec.constants import Role
 from .outlet import Outlet
@@ -19,34 +18,38 @@ from .protocol import Connection, RecurringParams, RequestState, State
 from .request import Request
 from .settings import Settings
 
-__all__ = ["Link", "Owner"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class Owner(Protocol):
+        """Who holds the connections: the acceptor."""
+
+        recurring: RecurringParams
+        """What the params of all connections have in common."""
+
+        def request_ready(self, request: Request) -> bool:
+            """Take a request that may run now; False when there is no room for it."""
+
+        def settle(self, link: Link) -> None:
+            """Wait for what comes next on a connection that stays."""
+
+        def rest(self, link: Link) -> None:
+            """Keep a connection on which nothing is owed: ``settle`` in that case."""
+
+        def aborted(self, request: Request) -> None:
+            """Tell who waits for the end of ``request`` that it is unwanted or lost."""
+
+        def transport_closed(self, link: Link) -> None:
+            """Forget a connection; its socket is still open during the call."""
+
+
+__all__ = ["Link"]
 
 _MAX_REPLIES = 1 << 20
 """Bytes of short answers that a web server may leave unread; it is not read beyond."""
 _COMPLETE = State.COMPLETE  # a look into the class is slow before Python 3.12
 _AUTHORIZER = int(Role.AUTHORIZER)
-
-
-class Owner(Protocol):
-    """Who holds the connections: the acceptor."""
-
-    recurring: RecurringParams
-    """What the params of all connections have in common."""
-
-    def request_ready(self, request: Request) -> bool:
-        """Take a request that may run now; False when there is no room for it."""
-
-    def settle(self, link: Link) -> None:
-        """Wait for what comes next on a connection that stays."""
-
-    def rest(self, link: Link) -> None:
-        """Keep a connection on which nothing is owed: ``settle`` in that case."""
-
-    def aborted(self, request: Request) -> None:
-        """Tell who waits for the end of ``request`` that it is unwanted, or lost."""
-
-    def transport_closed(self, link: Link) -> None:
-        """Forget a connection; its socket is still open during the call."""
 
 
 class Link:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from ._log import log_exception, log_warning
 from .errors import CallSequenceError, ConfigError
@@ -25,8 +24,10 @@ from .settings import Settings
 from .textio import TextIn, TextOut
 from .watching import open_log, watched
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import Any
 
     from .acceptor import Acceptor
     from .accesslog import AccessLog

@@ -8,10 +8,14 @@ import select
 import socket
 from collections.abc import Callable
 from threading import RLock
-from typing import Any
 
 from .codec.records import Buffer
 from .filepart import FilePart, FileSource
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 __all__ = ["Outlet", "is_fixed", "poll_socket"]
 

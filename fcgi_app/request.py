@@ -13,17 +13,19 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from os import getpid, register_at_fork
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ._log import log_exception, log_warning
 from .asked import Asked
 from .body import NO_INPUT, InputBuffer
-from .channel import Channel, DescriptorStreams, Host, Observer
 from .codec.constants import Role
 from .errors import CallSequenceError, RequestAborted
 from .streams import BodyReader, StderrStream, StdoutStream
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, BinaryIO, TypeVar
+
+    from .channel import Channel, DescriptorStreams, Host, Observer
     from .codec.records import Buffer
     from .filepart import FileSource
     from .pool import Pool
@@ -31,9 +33,10 @@ if TYPE_CHECKING:
     from .sendfile import HasFileno
     from .settings import Settings
 
-__all__ = ["Channel", "Host", "Request", "serving"]
+    _T = TypeVar("_T")
 
-_T = TypeVar("_T")
+__all__ = ["Request", "serving"]
+
 serving: ContextVar[Request | None] = ContextVar("fcgi_app request", default=None)
 """The request that a handler is being called for, in the context of that call."""
 _ROLE_NAMES = {int(role): role.name.encode() for role in Role}

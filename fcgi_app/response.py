@@ -16,8 +16,6 @@ all of them take alike. Nothing behind the head is looked at. What is done, and 
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
 from .errors import FcgiAppError
 
 __all__ = [
@@ -54,6 +52,8 @@ def build_error(status: int, text: str = "") -> bytes:
     It has no Content-Length: lighttpd and HAProxy are done with a response when that
     much has come, and drop what its traceback says on STDERR afterwards.
     """
+    from http import HTTPStatus  # most programs need no page of ours
+
     reason = HTTPStatus(status).phrase
     page = (text or f"{status} {reason}").encode() + b"\n"
     head = (

@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from typing import Any
 
 from .slots import (
     COUNTS,
@@ -48,6 +47,11 @@ from .slots import (
     is_real_time,
     text_of,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 __all__ = [
     "ENDING",

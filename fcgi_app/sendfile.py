@@ -7,14 +7,23 @@ import io
 import os
 import stat
 from operator import index
-from typing import TYPE_CHECKING, Any, Protocol
 
 from .filepart import FileSource
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Protocol
+
     from .request import Request
 
-__all__ = ["HasFileno", "open_source", "send_file"]
+    class HasFileno(Protocol):
+        """What a file is here: it has a descriptor."""
+
+        def fileno(self) -> int:
+            """Return the descriptor."""
+
+
+__all__ = ["open_source", "send_file"]
 
 _READ_SIZE = 65536
 _UNREADABLE = os.O_WRONLY | getattr(os, "O_PATH", 0)
@@ -25,13 +34,6 @@ _KINDS = {
     stat.S_IFCHR: "a character device",
     stat.S_IFBLK: "a block device",
 }
-
-
-class HasFileno(Protocol):
-    """What a file is here: it has a descriptor."""
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
 
 
 def send_file(

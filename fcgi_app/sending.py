@@ -8,7 +8,6 @@ import socket
 from contextlib import suppress
 from math import inf
 from time import monotonic
-from typing import Any
 
 from ._log import log_info
 from .codec.constants import MAX_CONTENT_LENGTH
@@ -17,6 +16,11 @@ from .filepart import FileSource
 from .link import Link
 from .protocol import RequestState, State
 from .request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 __all__ = ["SendingLink"]
 

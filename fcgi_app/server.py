@@ -18,7 +18,11 @@ from .inherited import inherited_listener
 from .settings import Settings
 from .sockets import bound_address, open_socket, remove_socket_file
 from .threaded import ThreadedAcceptor
-from .watching import Source, Watcher, open_log, watched
+from .watching import Watcher, open_log, watched
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .watching import Source
 
 __all__ = ["Server", "serve_threads"]
 

@@ -13,23 +13,43 @@ import socket
 from collections.abc import Callable, Mapping
 from selectors import EVENT_READ
 from threading import Condition
-from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from ._log import log_info, log_warning
 from .body import InputBuffer
 from .codec.records import STREAM_CHUNK, Buffer
 from .filepart import FilePart, FileSource
-from .link import Owner
 from .outlet import Outlet, is_fixed
 from .transport import Transport
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from typing import IO, Any, Protocol
 
+    from .link import Owner
     from .request import Request
     from .settings import Settings
 
-__all__ = ["SharedOwner", "SharedTransport"]
+    class SharedOwner(Owner, Protocol):
+        """Who holds the connections, and lets threads in, one at a time."""
+
+        lock: Any
+        """A ``threading.RLock``."""
+
+        @property
+        def alone(self) -> bool:
+            """Whether there is no thread that reads and writes: in a forked child."""
+
+        def watch(
+            self, request: Request, callback: Callable[[], object]
+        ) -> AbstractContextManager[object]:
+            """Have ``callback`` called in a thread once ``request`` is aborted."""
+
+        def interrupt(self) -> None:
+            """Let the acceptor's thread look around, if it is another one's turn."""
+
+
+__all__ = ["SharedTransport"]
 
 _SHARE = 65536
 """Bytes of one request that may wait in a connection's queue when its thread goes on.
@@ -41,25 +61,6 @@ _PAUSE = 50e-6
 """Seconds that it waits: what it takes to wake a thread."""
 _MOST_AT_ONCE = 1 << 20
 """Bytes of input read from a file at a time: all other threads wait meanwhile."""
-
-
-class SharedOwner(Owner, Protocol):
-    """Who holds the connections, and lets threads in, one at a time."""
-
-    lock: Any
-    """A ``threading.RLock``."""
-
-    @property
-    def alone(self) -> bool:
-        """Whether there is no thread that reads and writes: in a forked child."""
-
-    def watch(
-        self, request: Request, callback: Callable[[], object]
-    ) -> AbstractContextManager[object]:
-        """Have ``callback`` called in a thread once ``request`` is aborted."""
-
-    def interrupt(self) -> None:
-        """Let the acceptor's thread look around, if it is another one's turn."""
 
 
 class Waiters:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import sys
 from math import inf
-from typing import TYPE_CHECKING, BinaryIO
 
 from ._backend import lib
 from .lane import CONTENT, END_MASK, HEAD, LAYOUT, LaneAcceptor
 from .response import known_head
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from io import BufferedIOBase
+    from typing import BinaryIO
 
     from .lazyenviron import LazyEnvironSwap
     from .loop import Loop

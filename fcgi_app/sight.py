@@ -8,26 +8,29 @@ import signal
 from collections.abc import Callable, Mapping
 from threading import RLock
 from time import monotonic
-from typing import Protocol
 
 from ._log import log_warning
 from .scoreboard import VARIABLE, Scoreboard, SlotWriter
 from .slots import ENDING, IDLE, RUNNING
 from .watching import forget_slot
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Running(Protocol):
+        """A request that is being served."""
+
+        @property
+        def params(self) -> Mapping[bytes, bytes]:
+            """Its params."""
+
+        @property
+        def began(self) -> float:
+            """When it began, CLOCK_MONOTONIC."""
+
+
 __all__ = ["Sight", "open_sight"]
-
-
-class Running(Protocol):
-    """A request that is being served."""
-
-    @property
-    def params(self) -> Mapping[bytes, bytes]:
-        """Its params."""
-
-    @property
-    def began(self) -> float:
-        """When it began, CLOCK_MONOTONIC."""
 
 
 class Sight:

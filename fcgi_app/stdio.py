@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from operator import index
-from typing import TYPE_CHECKING, Any
 
 from .errors import CallSequenceError, ConfigError
 from .loop import process_loop
 from .request import Request, serving
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import Any
 
 __all__ = [
     "accept",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
 
 from ._log import log_warning
 from .codec.constants import Role
@@ -22,7 +21,10 @@ from .response import (
     known_head,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .body import InputBuffer
     from .codec.records import Buffer
     from .filepart import FileSource

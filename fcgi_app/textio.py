@@ -13,30 +13,33 @@ import codecs
 import io
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TextIO
 
-__all__ = ["BinaryOut", "TextIn", "TextOut"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol, TextIO
+
+    class BinaryOut(Protocol):
+        """What a ``TextOut`` writes to while a request is current."""
+
+        def write(self, data: bytes, /) -> object:
+            """Take all of ``data``."""
+
+        def flush(self) -> None:
+            """Send what has gathered."""
+
+        def close(self) -> None:
+            """End the stream."""
+
+        def fileno(self) -> int:
+            """Return its descriptor, or raise ``io.UnsupportedOperation``."""
+
+
+__all__ = ["TextIn", "TextOut"]
 
 _ENCODING = "utf-8"
 _ERRORS = "surrogateescape"
 _NEWLINES = (None, "", "\n", "\r", "\r\n")
 _KEEP: Any = object()
-
-
-class BinaryOut(Protocol):
-    """What a ``TextOut`` writes to while a request is current."""
-
-    def write(self, data: bytes, /) -> object:
-        """Take all of ``data``."""
-
-    def flush(self) -> None:
-        """Send what has gathered."""
-
-    def close(self) -> None:
-        """End the stream."""
-
-    def fileno(self) -> int:
-        """Return its descriptor, or raise ``io.UnsupportedOperation``."""
 
 
 class TextOut(io.TextIOBase):

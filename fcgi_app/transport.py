@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from math import inf
 from time import monotonic
-from typing import Any
 
 from ._log import log_info, log_warning
 from .abortwatch import AbortWatch
@@ -38,6 +37,11 @@ from .protocol import (
 from .request import Request
 from .response import build_error
 from .sending import SendingLink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 __all__ = ["Transport"]
 
@@ -108,7 +112,7 @@ class Transport(SendingLink):
             if begun is not None:
                 first, begun = begun, None
                 if type(event) is StdinEnded and event.request is first.request:
-                    self._on_whole(*first)
+                    self._on_whole(first.request, first.params, first.content)
                     continue
                 self._on_params(first)
             if type(event) is ParamsReceived and event.request.role == _RESPONDER:

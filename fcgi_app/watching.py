@@ -10,32 +10,34 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
 
 from ._log import log_exception
 from .codec.constants import Role
 from .request import Request
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from .acceptor import Acceptor
     from .accesslog import AccessLog, Sent
     from .codec.records import Buffer
     from .settings import Settings
     from .sight import Sight
 
-__all__ = ["Source", "Watcher", "forget_slot", "open_log", "watched"]
+    class Source(Protocol):
+        """Where requests come from."""
+
+        def next_request(self, timeout: float | None = None) -> Request | None:
+            """Wait for the next; see ``Acceptor.next_request``."""
+
+
+__all__ = ["Watcher", "forget_slot", "open_log", "watched"]
 
 _VARIABLE = "_FCGI_APP_SCOREBOARD"
 """``scoreboard.VARIABLE``: most processes need not load that module."""
 
 _sight: Sight | None = None  # of this process; several servers share it
-
-
-class Source(Protocol):
-    """Where requests come from."""
-
-    def next_request(self, timeout: float | None = None) -> Request | None:
-        """Wait for the next; see ``Acceptor.next_request``."""
 
 
 def watched(

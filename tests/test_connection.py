@@ -46,7 +46,9 @@ def flatten(events: list[Event]) -> Flat:
     flat: Flat = []
     for event in events:
         name, request_id = type(event).__name__, event.request.request_id
-        value = event[1] if len(event) > 1 else None
+        value: object = None
+        for further in ("params", "data", "protocol_status"):
+            value = getattr(event, further, value)
         if flat and isinstance(value, bytes) and flat[-1][:2] == (name, request_id):
             last = flat.pop()[2]
             assert isinstance(last, bytes)

@@ -5,8 +5,8 @@ Nothing in here holds state or does I/O.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from struct import Struct
-from typing import NamedTuple
 
 from ..errors import RemoteProtocolError
 from .constants import (
@@ -53,8 +53,15 @@ STREAM_CHUNK = 65528
 """Content bytes a record of a long stream: the greatest multiple of eight."""
 
 
-class Header(NamedTuple):
+# Tuples with names, and types for those who check them: typing.NamedTuple loads typing.
+
+
+class Header(
+    namedtuple("Header", "version record_type request_id content_length padding_length")
+):
     """A record header (§3.3)."""
+
+    __slots__ = ()
 
     version: int
     record_type: int
@@ -63,8 +70,10 @@ class Header(NamedTuple):
     padding_length: int
 
 
-class BeginRequest(NamedTuple):
+class BeginRequest(namedtuple("BeginRequest", "role flags")):
     """Body of a begin-request record (§5.1)."""
+
+    __slots__ = ()
 
     role: int
     flags: int
@@ -75,8 +84,10 @@ class BeginRequest(NamedTuple):
         return bool(self.flags & KEEP_CONN)
 
 
-class EndRequest(NamedTuple):
+class EndRequest(namedtuple("EndRequest", "app_status protocol_status")):
     """Body of an end-request record (§5.5)."""
+
+    __slots__ = ()
 
     app_status: int
     protocol_status: int

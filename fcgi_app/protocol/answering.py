@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
 
 from ..codec.constants import (
     MAX_CONTENT_LENGTH,
@@ -25,6 +24,11 @@ from ..codec.records import (
 )
 from ..errors import LocalProtocolError
 from .state import RequestState, State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 __all__ = ["STDERR_CHUNK", "Answering"]
 

@@ -9,7 +9,6 @@ get wrong on kept connections. What goes out is built in ``answering``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NoReturn
 
 from ..codec.constants import (
     FCGI_MAX_CONNS,
@@ -43,6 +42,11 @@ from .management import answer_management
 from .recurring import RecurringParams, Varied
 from .state import IGNORE, TABLE, RequestState, State
 from .whole import scan_whole
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 
 __all__ = ["DEFAULT_VALUES", "Connection"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from struct import error as _struct_error
-from typing import NamedTuple
 
 from ..codec.params import LONG, MAX_LENGTH, parse_param_map, parse_spans
+from ..frozen import Frozen
 
 __all__ = ["Pattern", "RecurringParams", "Varied"]
 
@@ -29,7 +29,7 @@ browser's have 1,100. Nothing is kept of a client that sends more."""
 _LONGEST_PATIENCE = 1024
 
 
-class Pattern(NamedTuple):
+class Pattern(Frozen):
     """What the PARAMS of many requests have in common: all but the values of a few."""
 
     steps: tuple[tuple[bytes, int, bytes, int], ...]
