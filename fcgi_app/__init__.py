@@ -17,8 +17,6 @@ Not supported: Windows, HTTP itself (``fcgi-app dev`` is for development), TLS, 
 parsing (use ``multipart``).
 """
 
-from importlib import import_module
-
 from ._version import __version__
 from .errors import (
     AppLoadError,
@@ -98,7 +96,8 @@ def __getattr__(name: str) -> object:
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"{__name__}.{_ELSEWHERE.get(name, 'stdio')}")
+    # As "from .stdio import name" does; importlib would be a module more to load.
+    module = __import__(_ELSEWHERE.get(name, "stdio"), globals(), None, [name], 1)
     found: object = getattr(module, name)
     globals()[name] = found
     return found

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import select
 import selectors
 import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE
 from time import monotonic
@@ -272,8 +270,10 @@ class Acceptor(Places):
             sock.close()
             return
         if sock.family != socket.AF_UNIX:
-            with suppress(OSError):  # what is not TCP has no such option
+            try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError:  # what is not TCP has no such option
+                pass
         transport = self._transport(sock, peer, self._settings, self._values, self)
         self._connections.add(transport)
         # The request is nearly always there already: one look saves a registration.
@@ -423,8 +423,8 @@ class Acceptor(Places):
 
 def _room() -> int:
     """How many connections leave the application descriptors for its own files."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
+    limit = os.sysconf("SC_OPEN_MAX")  # RLIMIT_NOFILE
+    if limit < 0:
         return sys.maxsize
     return max(limit - 64, limit // 2)
 

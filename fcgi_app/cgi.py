@@ -7,17 +7,18 @@ import select
 from collections.abc import Callable, Mapping
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from ._log import log_warning
-from .abortwatch import AbortWatch
 from .body import InputBuffer
 from .codec.constants import Role
 from .codec.records import Buffer
 from .request import Request
 from .settings import Settings
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from .filepart import FileSource
 
 __all__ = ["CgiChannel", "CgiEnviron", "cgi_request"]
@@ -122,8 +123,12 @@ class CgiChannel:
         if poller.poll(wait):
             request.abort()
 
-    def watch(self, request: Request, callback: Callable[[], object]) -> AbortWatch:
+    def watch(
+        self, request: Request, callback: Callable[[], object]
+    ) -> AbstractContextManager[object]:
         """Have ``callback`` called once nobody reads descriptor 1 any more."""
+        from .abortwatch import AbortWatch  # and with it threading
+
         return AbortWatch(self.stdout, 0, callback)
 
     def detach(self, request: Request) -> None:

@@ -12,12 +12,14 @@ import io
 import os
 import select
 from threading import Thread
-from typing import TYPE_CHECKING, Any
 
 from ._log import log_exception
 from .cgi import CgiChannel
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .body import InputBuffer
     from .channel import Channel
     from .request import Request

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 
 from ._log import log_warning
 from .codec.constants import HEADER_LEN
@@ -168,9 +167,11 @@ class FilePart:
         """Have what it consists of in memory; waits for the disk."""
         if hasattr(os, "posix_fadvise"):
             fd = self.source.fd
-            with suppress(OSError):  # whoever sends it will be told
+            try:
                 os.posix_fadvise(fd, self._offset, self._left, os.POSIX_FADV_WILLNEED)
                 os.pread(fd, 1, self._offset + self._left - 1)
+            except OSError:  # whoever sends it will be told
+                pass
 
     def send_to(self, sock: socket.SocketType) -> int:
         """Send what the socket takes, which must be non-blocking for the kernel.
@@ -183,7 +184,7 @@ class FilePart:
             OSError: the socket says that it is over.
         """
         before = len(self)
-        with suppress(BlockingIOError, InterruptedError):
+        try:
             while self._left:
                 if not self._content:
                     self._begin_record()
@@ -192,6 +193,8 @@ class FilePart:
                     self._header = self._header[sent:]
                 else:
                     self._send_content(sock)
+        except (BlockingIOError, InterruptedError):
+            pass
         return before - len(self)
 
     def _begin_record(self) -> None:

@@ -11,10 +11,14 @@ import io
 import sys
 from collections.abc import Iterator
 from threading import Lock
-from typing import Any, TextIO
 
 from .request import serving
 from .textio import TextIn, TextOut
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TextIO
+
 
 __all__ = ["install", "remove", "renew"]
 

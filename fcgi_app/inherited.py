@@ -10,8 +10,7 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from .errors import ConfigError
 
@@ -272,11 +271,15 @@ def _describe(candidate: socket.socket) -> str:
     return f"an {family} {kind} socket"
 
 
-@contextmanager
-def closed_on_error(opened: socket.socket) -> Iterator[socket.socket]:
+class closed_on_error:  # a function but for contextlib, which takes time to load
     """Close a new socket if the body, which makes it ready, raises."""
-    try:
-        yield opened
-    except BaseException:
-        opened.close()
-        raise
+
+    def __init__(self, opened: socket.socket) -> None:
+        self._opened = opened
+
+    def __enter__(self) -> socket.socket:
+        return self._opened
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if kind is not None:
+            self._opened.close()

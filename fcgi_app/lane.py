@@ -15,7 +15,6 @@ import os
 import select
 import socket
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
 from math import ceil, inf
 from selectors import EVENT_READ, EVENT_WRITE, EpollSelector
 from time import monotonic
@@ -34,6 +33,7 @@ from .transport import Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from typing import Any
 
 

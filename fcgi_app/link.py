@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from contextlib import suppress
 from math import inf
 from time import monotonic
 
@@ -235,8 +234,10 @@ class Link:
         """Shut our side down and discard input: a reset would destroy the answer."""
         self.lingering = True
         self.until = monotonic() + (self._settings.linger_timeout or inf)
-        with suppress(OSError):
+        try:
             self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
 
     def _gone(self) -> None:
         """Abort every request of the connection: the web server takes no more."""

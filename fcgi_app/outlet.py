@@ -6,8 +6,8 @@ import errno
 import os
 import select
 import socket
+from _thread import RLock  # threading has the same one, and loads more
 from collections.abc import Callable
-from threading import RLock
 
 from .codec.records import Buffer
 from .filepart import FilePart, FileSource

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from os import getpid, register_at_fork
 
@@ -23,6 +22,7 @@ from .streams import BodyReader, StderrStream, StdoutStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from typing import Any, BinaryIO, TypeVar
 
     from .channel import Channel, DescriptorStreams, Host, Observer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import socket
-from contextlib import suppress
 from math import inf
 from time import monotonic
 
@@ -229,9 +228,11 @@ class SendingLink(Link):
     def _cork(self, on: int = 1) -> bool:
         """Hold back segments that are not full, if the socket can; whether it does."""
         if self.sock.family != socket.AF_UNIX and hasattr(socket, "TCP_CORK"):
-            with suppress(OSError):  # then they leave one after the other
+            try:
                 self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
                 return bool(on)
+            except OSError:  # then they leave one after the other
+                pass
         return False
 
     def _wait_writable(self) -> None:

@@ -7,7 +7,6 @@ import socket
 import sys
 from threading import Lock, Thread, current_thread
 from types import TracebackType
-from typing import Any
 
 from ._log import log_exception
 from .access import admission
@@ -22,6 +21,8 @@ from .watching import Watcher, open_log, watched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .watching import Source
 
 __all__ = ["Server", "serve_threads"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+from _thread import RLock  # threading has the same one, and loads more
 from collections.abc import Callable, Mapping
-from threading import RLock
 from time import monotonic
 
 from ._log import log_warning

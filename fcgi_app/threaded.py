@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from math import inf
 from threading import Condition, Lock, RLock, Thread, current_thread
 from time import monotonic
-from typing import Any
 from weakref import WeakSet
 
 from ._log import flush_log, log_exception, log_in_background
@@ -25,6 +24,11 @@ from .request import Request, serving
 from .settings import Settings
 from .shared import SharedTransport
 from .transport import Transport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 __all__ = ["ThreadedAcceptor"]
 

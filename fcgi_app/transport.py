@@ -11,12 +11,10 @@ import errno
 import select
 import socket
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from math import inf
 from time import monotonic
 
 from ._log import log_info, log_warning
-from .abortwatch import AbortWatch
 from .body import NO_INPUT, InputBuffer
 from .codec.constants import ProtocolStatus, Role
 from .errors import RemoteProtocolError
@@ -40,6 +38,7 @@ from .sending import SendingLink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from typing import Any
 
 
@@ -324,6 +323,8 @@ class Transport(SendingLink):
         self, request: Request, callback: Callable[[], object]
     ) -> AbstractContextManager[object]:
         """Have ``callback`` called, in a thread of its own, once it is aborted."""
+        from .abortwatch import AbortWatch  # and with it threading
+
         return AbortWatch(self.sock, request.request_id, callback)
 
     def _wanted(self) -> int:
