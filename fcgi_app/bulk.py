@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ._backend import ffi, lib
 from .protocol import Connection, Event, State, StdinReceived
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["BulkConnection", "gather_body"]
 

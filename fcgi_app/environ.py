@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
         varied: tuple[object, Mapping[bytes, bytes]] | None
         """See `EnvironSwap.enter`."""
+        params_content: bytes | None
+        """The params as a name-value list, as they came."""
         params_list: bytes | None
-        """The params as a name-value list, if they are parsed only when needed."""
+        """The same with FCGI_ROLE behind it, where they are parsed only when needed."""
 
 
 __all__ = ["EnvironSwap"]
