@@ -36,6 +36,8 @@ of the rounds counts, the least and the greatest are shown beside it.
     threads    `run(…, threads=16)` with 16 and with 1,000 kept connections
     multiplexed  64 requests at a time, on one connection and on 64
     cookies    200,000 requests, each with its own cookie: how memory grows
+    levers     the steps that a request is quick by, each in the ways it can be done, timed
+               alone in this process: no server, no client, no limits
 
 Two programs are ours: `fcgi_app` with the backend that it takes by itself, or by
 FCGI_APP_BACKEND and the other settings (`FCGI_APP_...`) in the environment, and

@@ -20,6 +20,7 @@ from .comparisons import COMPARISONS, compare
 from .figures import Claim, exit_status
 from .files import files
 from .handover import handovers
+from .levers import levers
 from .load import LoadError, build
 from .memory import cookies, footprint, idle
 from .plot import PICTURES, advice, draw
@@ -73,6 +74,10 @@ def scenarios(
         partial(multiplexed, cache, rounds, seconds),
     )
     found["cookies"] = ("requests that differ", partial(cookies, cache, load))
+    found["levers"] = (
+        "what each way to save time is worth by itself",
+        partial(levers, rounds, seconds),
+    )
     return found
 
 
@@ -150,6 +155,10 @@ def main() -> int:
     found = inventory(cache)
     print(how, found, *hint(), sep="\n\n", flush=True)
     sections, claims = _run_all(known, options.scenario or known)
+    if not claims:  # the levers alone: there is nothing to judge, or to draw
+        if options.write:
+            print("no limits: nothing is written", file=sys.stderr)
+        return 0
     print(f"\n{verdicts(claims)}")
     if options.write:
         draw(claims, how)
