@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-__all__ = ["CONTENT", "END_MASK", "HEAD", "LAYOUT", "LaneAcceptor"]
+__all__ = ["CONTENT", "END_MASK", "HEAD", "LaneAcceptor"]
 
 _RECV_SIZE = 65536
 _LONGEST_WAIT_MS = 1_000_000_000
@@ -45,7 +45,6 @@ _RESPONDER = int(Role.RESPONDER)
 CONTENT: int = lib.FCGI_LANE_CONTENT
 HEAD: int = lib.FCGI_LANE_HEAD
 END_MASK = HEAD - 1
-LAYOUT: int = lib.FCGI_LANE_LAYOUT
 _ID: int = lib.FCGI_LANE_ID
 _ID_MASK = 0xFFFF
 _NONE: int = lib.FCGI_TURN_NONE

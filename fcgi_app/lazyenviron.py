@@ -56,13 +56,17 @@ class LazyData(dict[bytes, bytes]):
     all of them first.
     """
 
-    __slots__ = ("base", "environ", "hidden", "params", "size")
+    __slots__ = ("base", "environ", "layout", "layouts", "params", "process", "size")
     base: dict[bytes, bytes]
     """The variables that show where no param has their name; never changed."""
+    process: dict[bytes, bytes]
+    """Those that show where there are no params; never changed."""
     environ: Any
     """C's share, which knows where a param is."""
-    hidden: frozenset[bytes]
-    """Names of params that do not show."""
+    layouts: list[_Layout]
+    """What is known of lists of params, in the order of their numbers."""
+    layout: int
+    """The number of the layout of the list that is shown."""
     params: Any
     """What the name-value list is at the begin of, if it is shown."""
     size: int
@@ -88,7 +92,7 @@ class LazyData(dict[bytes, bytes]):
         if self.size < 0:
             raise KeyError(name)
         if self.size == 0 and _size(self) < _FEW:
-            value = self[name] = self.base[name]
+            value = self[name] = self.process[name]
             return value
         self.fill()
         return self[name]
@@ -99,11 +103,11 @@ class LazyData(dict[bytes, bytes]):
         if size < 0:
             return
         own = dict.copy(self)
-        base = self.base
+        base = self.base if size else self.process
         dict.update(self, base)
         if size:
             dict.update(self, parse_list(self.params[:size]))
-            for name in self.hidden:
+            for name in self.layouts[self.layout - 1].hidden:
                 if name in base:
                     dict.__setitem__(self, name, base[name])
                 else:
@@ -136,6 +140,7 @@ class LazyEnvironSwap(EnvironSwap):
 
     Attributes:
         environ: C's share of it.
+        data: the content of os.environ.
         is_lazy: os.environ has a content that can be exchanged, and is looked up.
     """
 
@@ -153,9 +158,12 @@ class LazyEnvironSwap(EnvironSwap):
         """The name of each of C's strings; None: it is hidden during requests."""
         self._layouts_of_c: list[_Layout] = []
         self._role_pairs: dict[bytes, bytes] = {}
-        self._data = LazyData()
-        self._data.environ = made
-        self._data.hidden = frozenset()
+        self.data = LazyData()
+        self.data.environ = made
+        self.data.layouts = self._layouts_of_c
+        self.data.layout = self.data.size = 0
+        self.data.base = self._base
+        self.data.process = self._process
 
     @property
     def is_lazy(self) -> bool:
@@ -197,41 +205,25 @@ class LazyEnvironSwap(EnvironSwap):
             number = self._enter_unknown(params, number)
             if number <= 0:
                 return
-        self.enter_shown(params, len(params), number)
+        data = self.data
+        _clear(data)
+        data.params = params
+        data.size = len(params)
+        data.layout = number
+        self.put_data()
         if not self._has_data:  # putenv has made a vector of its own
             _show(self.environ, params, len(params))
 
-    def enter_shown(self, params: Any, size: int, number: int) -> None:
-        """Do for os.environ what C has done: show a list, whose layout has a number.
-
-        Args:
-            params: what begins with the list, and holds it until ``leave_shown``.
-            size: bytes of the list.
-            number: what C has returned for it.
-        """
-        data = self._data
-        _clear(data)
-        data.params = params
-        data.size = size
-        data.base = self._base
-        data.hidden = self._layouts_of_c[number - 1].hidden
-        environ = self._environ
-        if environ._data is not data or os.environ is not environ:
-            self._put(data)
-
-    def leave_shown(self) -> None:
-        """Do for os.environ what C has done: restore the process's own."""
-        data = self._data
-        _clear(data)
-        data.size = 0
-        data.base = self._process
-        environ = self._environ
-        if environ._data is not data or os.environ is not environ:
-            self._put(data)
+    def put_data(self) -> None:
+        """Make ours the content of os.environ, and that the object that it was."""
+        if self._environ._data is not self.data or os.environ is not self._environ:
+            self._put(self.data)
 
     def leave(self) -> None:
         """Make the environment the process's again."""
-        self.leave_shown()
+        _clear(self.data)
+        self.data.size = 0
+        self.put_data()
         lib.fcgi_environ_restore(self.environ)
 
     def _enter_unknown(self, params: bytes, result: int) -> int:

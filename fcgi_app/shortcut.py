@@ -10,17 +10,18 @@ always does.
 
 from __future__ import annotations
 
+import os
 import sys
 from math import inf
 
 from ._backend import lib
-from .lane import CONTENT, END_MASK, HEAD, LAYOUT, LaneAcceptor
+from .lane import CONTENT, END_MASK, LaneAcceptor
 from .response import known_head
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from io import BufferedIOBase
-    from typing import BinaryIO
+    from typing import Any, BinaryIO
 
     from .lazyenviron import LazyEnvironSwap
     from .loop import Loop
@@ -32,7 +33,9 @@ __all__ = ["Shortcut"]
 
 _step_begin = lib.fcgi_step_begin
 _step = lib.fcgi_step
-_UNSENT: int = lib.FCGI_STEP_UNSENT
+_LAYOUT: int = lib.FCGI_STEP_LAYOUT
+_SIZE_MASK = (1 << _LAYOUT) - 1
+_clear = dict.clear
 
 
 class Shortcut:
@@ -46,6 +49,7 @@ class Shortcut:
 
     __slots__ = (
         "_acceptor",
+        "_data",
         "_environ",
         "_err",
         "_head",
@@ -55,6 +59,7 @@ class Shortcut:
         "_limit",
         "_loop",
         "_mended",
+        "_os_environ",
         "_out",
         "_parts",
         "_swap",
@@ -76,6 +81,8 @@ class Shortcut:
         self._window = acceptor.window
         self._swap = swap
         self._environ = swap.environ
+        self._data = swap.data
+        self._os_environ: Any = os.environ
         self._in, self._out, self._err = texts
         self._limit = settings.output_buffer
         self._parts: list[bytes] = []
@@ -102,46 +109,56 @@ class Shortcut:
         ):
             return False
         out = self._out
+        data = self._data
         if self.opened:
-            if sys.stdout is not out or sys.stderr is not self._err:
+            if (
+                sys.stdout is not out
+                or sys.stderr is not self._err
+                or sys.stdin is not self._in
+            ):
                 return False
             try:
                 turn = self.opened.pop()
             except IndexError:
                 return False  # a signal handler or a thread has just asked for it
             out._put = out._source = self._in._source = self._err._source = None
-            data = b"".join(self._parts)
-            if data.startswith(self._head):
-                answer = self._mended + data[self._head_length :]
+            answer = b"".join(self._parts)
+            if answer.startswith(self._head):
+                answer = self._mended + answer[self._head_length :]
             else:
-                answer = self._mend(data)
+                answer = self._mend(answer)
                 if not answer:
                     self._follow()
                     self.opened.append(turn)
                     return False
             self._parts.clear()
-            self._swap.leave_shown()
+            _clear(data)
+            data.size = 0
+            environ = self._os_environ
+            if environ._data is not data or os.environ is not environ:
+                self._swap.put_data()
             turn = _step(self._lane, self._environ, answer, len(answer))
-            if turn == _UNSENT:
+            if turn < 0:
                 self._end_unsent(answer)
                 return False
         elif self._loop.is_busy:
             return False
         else:
             turn = _step_begin(self._lane, self._environ)
-        layout = turn >> LAYOUT
-        if layout <= 0 or turn & HEAD:
-            return False  # C gives again what is to be done
-        self._swap.enter_shown(self._window, (turn & END_MASK) - CONTENT, layout)
+            sys.stdin, sys.stdout, sys.stderr = self._in, out, self._err
+            self._swap.put_data()
+        if not turn:
+            return False
+        _clear(data)
+        data.params = self._window
+        data.layout = turn >> _LAYOUT
+        data.size = turn & _SIZE_MASK
         self._loop.hooks.leaving = None
         if out._changed:
             out._forget_changes()
         out.room = self._limit
         out._put = self._parts.append
         out._source = self._in._source = self._err._source = self
-        sys.stdin = self._in
-        sys.stdout = out
-        sys.stderr = self._err
         self.opened.append(turn)
         return True
 
@@ -164,7 +181,7 @@ class Shortcut:
         """End the request in Python: C could not send all of its answer."""
         left = lib.fcgi_lane_left(self._lane)
         self._parts.append(answer)
-        request = self._make_request(lib.fcgi_lane_turn(self._lane))
+        request = self._make_request()
         if left > 0:
             request.forget_output()
             request._channel = self._acceptor.sent_in_part(request, answer, left)
@@ -175,13 +192,14 @@ class Shortcut:
     def promote(self) -> Request | None:
         """Make the ``Request`` of the open request; None: none is open."""
         try:
-            turn = self.opened.pop()
+            self.opened.pop()
         except IndexError:
             return None
-        return self._make_request(turn)
+        return self._make_request()
 
-    def _make_request(self, turn: int) -> Request:
+    def _make_request(self) -> Request:
         """Make the ``Request`` of the open request, and let everything follow it."""
+        turn = lib.fcgi_lane_turn(self._lane)
         size = (turn & END_MASK) - CONTENT
         request = self._acceptor.begin(turn, self._window[:size])
         request.running = True

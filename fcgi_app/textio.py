@@ -143,9 +143,13 @@ class TextOut(io.TextIOBase):
             if put is None:
                 return self._write_slowly(text)
         try:
-            data = text.encode("utf-8", "surrogateescape")
+            data = text.encode()  # quicker than with a way out of errors
+        except UnicodeEncodeError:
+            data = None
         except AttributeError:
             raise _not_text(text) from None
+        if data is None:
+            return self._write_slowly(text)
         self.room = room = self.room - len(data)
         if room < 0:
             self._write_beyond(data)

@@ -162,7 +162,6 @@ enum fcgi_turn {
 	FCGI_LANE_CONTENT = 24,
 	FCGI_LANE_HEAD = 1 << 24,
 	FCGI_LANE_ID = 32,
-	FCGI_LANE_LAYOUT = 48, /* fcgi_step_begin: the number of the layout, 0 without */
 	FCGI_TURN_NONE = 0,    /* nothing came in time, or a signal did */
 	FCGI_TURN_OTHER = -1,  /* an event on a descriptor that is not the lane's */
 	FCGI_TURN_PART = -2,   /* a connection on which not just a whole request has come */
@@ -223,16 +222,21 @@ void fcgi_lane_abandon(struct fcgi_lane *lane);
 
 /* --- step.c: what the bare loop does, in as few crossings as can be -------------------- */
 
-/* Wait for the next request and point environ at its params: fcgi_lane_next and
- * fcgi_environ_show, whose result is added if it is a layout. */
-int64_t fcgi_step_begin(struct fcgi_lane *lane, struct fcgi_environ *env);
+enum fcgi_step {
+	/* Greater than 0: a request is there, which is usual in all respects, and environ
+	 * points at its params, whose bytes are the lowest bits of this; the number of
+	 * their layout follows from bit FCGI_STEP_LAYOUT on. */
+	FCGI_STEP_LAYOUT = 17,
+	FCGI_STEP_OTHER = 0,   /* something else is to be done, and given by fcgi_lane_next */
+	FCGI_STEP_UNSENT = -1, /* fcgi_lane_left tells what is left of the answer */
+};
 
-/* Before that, restore environ and answer the request that was given: fcgi_environ_restore
- * and fcgi_lane_answer. If this has not done all, FCGI_STEP_UNSENT, and fcgi_lane_left
- * tells its result. fcgi_lane_turn tells which request that was. */
-int64_t fcgi_step(struct fcgi_lane *lane, struct fcgi_environ *env,
-		  const uint8_t *content, uint32_t size);
+/* Wait for the next request: fcgi_lane_next, and fcgi_environ_show. */
+int fcgi_step_begin(struct fcgi_lane *lane, struct fcgi_environ *env);
 
-enum { FCGI_STEP_UNSENT = -5 };
+/* Before that, let the process be its own again, and answer the request that was given:
+ * fcgi_environ_restore and fcgi_lane_answer. */
+int fcgi_step(struct fcgi_lane *lane, struct fcgi_environ *env, const uint8_t *content,
+	      uint32_t size);
 
 #endif

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import cycle
 
+from fcgi_app.accepting import accept_plain, kind_of
 from fcgi_app.codec.constants import RecordType, Role
 from fcgi_app.codec.records import (
     build_begin_request,
@@ -19,7 +20,6 @@ from fcgi_app.codec.records import (
     build_stream,
 )
 from fcgi_app.protocol import Connection
-from fcgi_app.sockets import accept_plain, kind_of
 
 from .ways import LINE, Way, build_list, native
 from .wire import NGINX_PARAMS, build_request

@@ -90,7 +90,7 @@ def params(pairs: Sequence[tuple[str, str]]) -> Iterator[list[Way]]:
 
         swap = LazyEnvironSwap()
         swap.enter_list(content)
-        data = swap._data
+        data = swap.data
         clear = dict.clear
 
         def two() -> tuple[bytes, bytes]:
