@@ -7,16 +7,16 @@ usage: sh tests/run.sh [--all-servers] [--coverage] [PYTEST ARGUMENTS]
 Without pytest arguments: installs the web servers that are missing, builds the wheels
 with and without the native backend, looks at the source (ruff, mypy, import-linter,
 mandoc, the compiler's warnings), tries the quick start, and runs the test suite against
-the installed wheel. On python3: all of it with the native backend, then what needs no
-real web server with the pure one. On every other Python 3.10 to 3.13 that is found: with
-the native backend what needs no real web server and is not marked slow, and some of that
-with the pure one. The others run side by side, and each shows what it has to say when it
-is done.
+the installed wheel. On python3: all of it with the native backend. Then, side by side,
+on python3 with the pure backend what needs no real web server, and on every other Python
+3.10 to 3.13 that is found what is not marked slow either, with the native backend, and
+some of that with the pure one. Each of those shows what it has to say when it is done.
 
 With pytest arguments: only those tests, only on python3, such as
     sh tests/run.sh tests/test_params.py -k truncated
 
-  --all-servers   every Python runs all tests, those with real web servers too
+  --all-servers   every Python, and python3 with the pure backend as well, runs all
+                  tests, those with real web servers too
   --coverage      measures branch coverage on python3 and prints what is missing
   --backend=pure  with pytest arguments: the wheel without the native backend
 
@@ -268,20 +268,31 @@ tests_on() {
     step "tests on Python $title, $kind" suite "$place" --backend="$kind" "$@"
 }
 
-# another_python VERSION: all of one more Python, in a process of its own beside others.
+# another_python VERSION: all of one more Python, in a process of its own beside others;
+# of VERSION-pure, what needs no real web server, with the pure backend.
 another_python() {
     exec 3>&1 >"$envs/$1.log" 2>&1
-    other=$(find_python "$1")
+    case $1 in
+    *-pure)
+        other=$python
+        set -- "$1" pure
+        ;;
+    *)
+        other=$(find_python "$1")
+        set -- "$1" native
+        ;;
+    esac
+    some="not e2e and not slow"
+    [ "$2" = native ] || some="not e2e"
+    [ "$all_servers" = no ] || some=
     if step "environment for Python $1" make_env "$envs/$1" "$other" &&
-        step "installation for Python $1" install_wheel "$envs/$1" test native; then
-        if [ "$all_servers" = yes ]; then
-            tests_on "$envs/$1" native "$1" -q
-        else
-            tests_on "$envs/$1" native "$1" -q -m "not e2e and not slow"
-        fi
-        # shellcheck disable=SC2086  # one word for each file
-        step "the pure wheel for Python $1" install_wheel "$envs/$1" test pure &&
+        step "installation for Python $1" install_wheel "$envs/$1" test "$2"; then
+        tests_on "$envs/$1" "$2" "${1%-pure}" -q -m "$some"
+        if [ "$2" = native ] &&
+            step "the pure wheel for Python $1" install_wheel "$envs/$1" test pure; then
+            # shellcheck disable=SC2086  # one word for each file
             tests_on "$envs/$1" pure "$1" -q -m "not e2e and not slow" $pure_part
+        fi
     fi
     cat "$envs/$1.log" >&3
     echo "$failed" >"$envs/$1.failed"
@@ -296,7 +307,7 @@ other_pythons() {
     options=
     [ "$all_servers" = no ] || options=--all-servers
     # shellcheck disable=SC2086  # none or one
-    printf '%s\n' "$@" | xargs -n 1 -P 3 sh tests/run.sh $options --another
+    printf '%s\n' "$@" | xargs -n 1 -P 4 sh tests/run.sh $options --another
     for version; do
         if [ -e "$envs/$version.summary" ]; then
             summary="$summary$(cat "$envs/$version.summary")"
@@ -373,14 +384,10 @@ step "import contracts" "$main/bin/lint-imports" --no-cache --no-logo
 step "man pages" lint_pages
 step "C sources" lint_c
 step "quick start" env PYTHON="$python" sh examples/quickstart.sh --check --port 0
-if [ "$backend" = native ]; then
-    tests_on "$main" native "$main_version"
-    must "the pure wheel for Python $main_version" install_wheel "$main" dev pure
-fi
-tests_on "$main" pure "$main_version" -q -m "not e2e"
+tests_on "$main" native "$main_version"
 [ "$coverage" = no ] || step "coverage" report_coverage
 
-set --
+set -- "$main_version-pure" # first, for it takes longest
 for version in $versions; do
     [ "$version" != "$main_version" ] || continue
     if find_python "$version" >/dev/null; then
@@ -390,7 +397,7 @@ for version in $versions; do
   tests on Python $version: not run, there is no python$version here"
     fi
 done
-[ $# -eq 0 ] || other_pythons "$@"
+other_pythons "$@"
 
 report
 [ -z "$failed" ]
