@@ -1,0 +1,221 @@
+"""Makes the seeds, which are committed: ``python -m tests.fuzz.seeds``.
+
+One file for each situation, named after it, with the package's own codec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fcgi_app.codec.constants import RecordType, Role
+from fcgi_app.codec.params import build_params
+from fcgi_app.codec.records import build_begin_request, build_record, build_stream
+
+from . import SEEDS
+
+__all__ = ["SITUATIONS", "main"]
+
+Pairs = list[tuple[bytes, bytes]]
+
+NGINX: Pairs = [
+    (b"QUERY_STRING", b"a=b&c=d"),
+    (b"REQUEST_METHOD", b"GET"),
+    (b"CONTENT_TYPE", b""),
+    (b"CONTENT_LENGTH", b""),
+    (b"REQUEST_URI", b"/page?a=b&c=d"),
+    (b"SERVER_PROTOCOL", b"HTTP/1.1"),
+    (b"REMOTE_ADDR", b"192.0.2.1"),
+    (b"HTTP_COOKIE", b"c" * 130),
+]
+
+
+def request(
+    pairs: Pairs,
+    request_id: int = 1,
+    *,
+    keep: bool = True,
+    role: int = Role.RESPONDER,
+    padding: int = 0,
+    body: bytes = b"",
+) -> bytes:
+    """A request, with padding behind PARAMS."""
+    content = build_params(pairs)
+    params = bytearray(build_record(RecordType.PARAMS, request_id, content))
+    del params[8 + len(content) :]
+    params[6] = padding
+    return (
+        build_begin_request(request_id, role, keep_conn=keep)
+        + bytes(params)
+        + bytes(padding)
+        + build_record(RecordType.PARAMS, request_id)
+        + build_stream(RecordType.STDIN, request_id, body)
+    )
+
+
+def _looked_up(name: bytes, content: bytes) -> bytes:
+    return bytes([len(name)]) + name + content
+
+
+def _params() -> dict[str, bytes]:
+    plain = build_params(NGINX)
+    return {
+        "empty": _looked_up(b"A", b""),
+        "nginx": _looked_up(b"HTTP_COOKIE", plain),
+        "name-that-is-not-there": _looked_up(b"NONE", plain),
+        "name-twice": _looked_up(b"A", build_params([(b"A", b"1"), (b"A", b"2")])),
+        "empty-name-and-value": _looked_up(b"", build_params([(b"", b"")])),
+        "long-name": _looked_up(b"A", build_params([(b"A" * 128, b"x"), (b"A", b"y")])),
+        "four-byte-length-of-one": _looked_up(b"A", b"\x80\0\0\x01\x80\0\0\x01Ax"),
+        "greatest-length": _looked_up(b"A", b"\x01\xff\xff\xff\xffA"),
+        "both-lengths-greatest": _looked_up(b"A", b"\xff" * 8),
+        "length-cut-short": _looked_up(b"A", b"\x01\x01Ax\x80\0"),
+        "value-one-short": _looked_up(b"A", b"\x01\x02Ax"),
+        "name-one-short": _looked_up(b"A", b"\x02\0A"),
+        "nul-in-value": _looked_up(b"A", build_params([(b"A", b"a\0b")])),
+        "nul-in-name": _looked_up(b"A\0", build_params([(b"A\0", b"x")])),
+    }
+
+
+def _whole() -> dict[str, bytes]:
+    plain = request(NGINX)
+    return {
+        "nginx": plain,
+        "not-kept": request(NGINX, keep=False),
+        "greatest-id": request(NGINX, 65535),
+        "id-of-nobody": request(NGINX, 0),
+        "padding": request(NGINX, padding=7),
+        "most-padding": request(NGINX, padding=255),
+        "authorizer": request(NGINX, role=Role.AUTHORIZER),
+        "body": request(NGINX, body=b"body"),
+        "two-requests": plain + request(NGINX, 2),
+        "one-byte-missing": plain[:-1],
+        "one-byte-more": plain + b"\x01",
+        "another-id-at-the-end": plain[:-6] + b"\0\x02" + plain[-4:],
+        "padding-at-the-end": plain[:-2] + b"\x01\0",
+        "only-begin-request": plain[:16],
+        "empty-params": plain[:16] + plain[-16:],
+        "nothing": b"",
+    }
+
+
+_LEARN, _SHOW, _RESTORE, _FORGET, _SPOIL = b"\0", b"\x02", b"\x04", b"\x05", b"\x06"
+
+
+def _listed(step: bytes, content: bytes, flags: bytes | None = None) -> bytes:
+    given = b"" if flags is None else bytes([len(flags)]) + flags
+    return step + len(content).to_bytes(2, "big") + content + given
+
+
+def _environ() -> dict[str, bytes]:
+    plain = build_params(NGINX)
+    short = build_params([(b"A", b"1"), (b"B", b"")])
+    other = build_params([(b"A", b"a longer value"), (b"B", b"b")])
+    many = build_params([(b"N%d" % n, b"") for n in range(140)])
+    learn = _listed(_LEARN, plain, b"")
+    return {
+        "learn-show-restore": learn + _listed(_SHOW, plain) + _RESTORE,
+        "never-learnt": _listed(_SHOW, plain),
+        "other-values": _listed(_LEARN, short, b"") + _listed(_SHOW, other),
+        "some-hidden": _listed(_LEARN, short, b"\x7e\x01"),
+        "all-hidden": _listed(_LEARN, short, b"\0\0"),
+        "learnt-twice": _listed(_LEARN, short, b"\x01") * 2 + _listed(_SHOW, other),
+        "forgotten": learn + _FORGET + _listed(_SHOW, plain),
+        "more-than-may-be-known": b"".join(
+            _listed(_LEARN, build_params([(b"N%d" % n, b"")]), b"") for n in range(34)
+        ),
+        "spoilt": learn + _SPOIL + _listed(_SHOW, plain) + _SPOIL + _RESTORE,
+        "malformed": _listed(_LEARN, b"\x02\x02A", b"") + _listed(_SHOW, b"\x02"),
+        "nul-in-value": _listed(_LEARN, build_params([(b"A", b"\0")]), b""),
+        "no-params": _listed(_LEARN, b"", b"") + _listed(_SHOW, b""),
+        "many-params": _listed(_LEARN, many, b"") + _listed(_SHOW, many),
+        "odd-names": _listed(_LEARN, build_params([(b"", b"x"), (b"=", b"y")]), b""),
+    }
+
+
+_PLAIN = b"\0"
+_CONNECT, _BYTES, _REQUEST, _CLOSE, _SHUT, _NEXT, _ANSWER, _RELEASE, _ADOPT = (
+    bytes([number]) for number in (0, 1, 2, 4, 5, 6, 8, 10, 11)
+)
+_OLDEST, _LIMIT, _DRAIN, _SEND_LIMIT, _RECV_LIMIT, _CHANGE = (
+    bytes([number]) for number in (12, 13, 14, 15, 16, 17)
+)
+
+
+def _asked(client: int, how: int) -> bytes:
+    return _REQUEST + bytes([client, how]) + _NEXT + b"\0"
+
+
+def _sent(client: int, content: bytes) -> bytes:
+    return _BYTES + bytes([client, len(content)]) + content
+
+
+def _lane() -> dict[str, bytes]:
+    get = request([(b"REQUEST_METHOD", b"GET")])
+    taken = _PLAIN + _CONNECT + b"\0"
+    kept = _PLAIN + _asked(0, 1) + _ANSWER + b"\x02"
+    cut = _SEND_LIMIT + b"\x05" + _asked(0, 1) + _ANSWER
+    return {
+        "kept": kept + _DRAIN + b"\0" + _asked(0, 9) + _ANSWER + b"\x01",
+        "not-kept": _PLAIN + _asked(0, 0) + _ANSWER + b"\x02" + _DRAIN + b"\0",
+        "head": _PLAIN + _asked(0, 3) + _ANSWER + b"\0",
+        "body-is-missing": _PLAIN + _asked(0, 7) + _RELEASE + b"\0",
+        "six-clients": _PLAIN
+        + b"".join(_asked(client, 1) + _ANSWER + b"\x02" for client in range(6))
+        + _OLDEST
+        + b"\0",
+        "cut-in-two": taken + _sent(0, get[:30]) + _NEXT + b"\0" + _RELEASE + b"\0",
+        "two-in-one-piece": taken + _sent(0, get + get) + _NEXT + b"\0",
+        "any-bytes": taken + _sent(0, b"GET / HTTP/1.0\r\n\r\n") + _NEXT + b"\0",
+        "nothing-comes": taken + _NEXT + b"\0" + _RELEASE + b"\0" + _ADOPT + b"\0",
+        "gone-before-the-answer": _PLAIN
+        + _asked(0, 1)
+        + _CLOSE
+        + b"\0"
+        + _ANSWER
+        + b"\x02"
+        + _RELEASE
+        + b"\0",
+        "shut-while-kept": kept + _SHUT + b"\0" + _NEXT + b"\0",
+        "asked-again": _PLAIN + _asked(0, 1) + (_NEXT + b"\0") * 2 + _ANSWER + b"\0",
+        "sent-in-part": _PLAIN + cut + b"\x02",
+        "sent-in-part-and-left": _PLAIN + cut + b"\x0a",
+        "small-send-buffer": _PLAIN
+        + _asked(0, 1)
+        + _CHANGE
+        + b"\0"
+        + _ANSWER
+        + b"\x06",
+        "longest-answer": _PLAIN + _asked(0, 1) + _ANSWER + b"\x06" + _DRAIN + b"\0",
+        "too-long-an-answer": _PLAIN + _asked(0, 1) + _ANSWER + b"\x07",
+        "no-room-for-a-third": _PLAIN
+        + _LIMIT
+        + b"\x02"
+        + b"".join(_asked(client, 1) + _ANSWER + b"\x01" for client in range(4)),
+        "released-and-adopted": kept + _OLDEST + b"\0" + _ADOPT + b"\0" + _asked(0, 1),
+        "received-byte-by-byte": _PLAIN + _RECV_LIMIT + b"\x01" + _asked(0, 1),
+        "short-buffer": b"\x01" + _asked(0, 1) + _ANSWER + b"\x01",
+        "too-many-params": b"\x02" + _sent(0, get) + _NEXT + b"\0",
+        "not-listening": kept + _CHANGE + b"\x01" + _asked(1, 1) + _CHANGE + b"\x01",
+        "busy": _PLAIN + _REQUEST + b"\0\x01" + (_NEXT + b"\x01") * 3,
+    }
+
+
+SITUATIONS: Mapping[str, Mapping[str, bytes]] = {
+    "params": _params(),
+    "whole": _whole(),
+    "environ": _environ(),
+    "lane": _lane(),
+}
+
+
+def main() -> None:
+    """Write all of them."""
+    for target, situations in SITUATIONS.items():
+        folder = SEEDS / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in situations.items():
+            (folder / name).write_bytes(content)
+
+
+if __name__ == "__main__":
+    main()
