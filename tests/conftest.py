@@ -106,6 +106,17 @@ def log_at_once() -> Iterator[None]:
 
 
 @pytest.fixture
+def native_backend(request: pytest.FixtureRequest) -> None:
+    """The native backend is there; only who wants the pure one tested may lack it."""
+    if _backend.BACKEND == "native":
+        return
+    wanted = request.config.getoption("--backend"), os.environ.get("FCGI_APP_BACKEND")
+    if "pure" in wanted:
+        pytest.skip("of the native backend")
+    pytest.fail(f"the native backend is missing: {_backend.describe()}")
+
+
+@pytest.fixture
 def repo() -> Path:
     """The top of the checkout, absolute."""
     return REPO

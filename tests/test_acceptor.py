@@ -23,12 +23,14 @@ from typing import Any
 
 import pytest
 
+from fcgi_app import _backend
 from fcgi_app.acceptor import Acceptor
 from fcgi_app.codec.constants import ProtocolStatus, RecordType, Role
 from fcgi_app.codec.params import build_params, parse_param_map
 from fcgi_app.codec.records import build_record
 from fcgi_app.request import Request
 from fcgi_app.settings import Settings
+from fcgi_app.transport import Transport
 
 from .webserver import (
     App,
@@ -52,11 +54,13 @@ LINGER = struct.pack("ii", 1, 0)  # for SO_LINGER: close with a reset
 class Server:
     """An acceptor in this very process; each step of it is the test's."""
 
+    made: type[Acceptor] = Acceptor
+
     def __init__(self, directory: Path, family: int = UNIX, **changes: Any) -> None:
         self.family = family
         self.directory = directory
         self.listeners = [self.listener(number) for number in range(2)]
-        self.acceptor = Acceptor(list(self.listeners), Settings().changed(**changes))
+        self.acceptor = self.made(list(self.listeners), Settings().changed(**changes))
 
     def listener(self, number: int) -> socket.socket:
         made = socket.socket(self.family)
@@ -71,6 +75,16 @@ class Server:
         sock = socket.socket(self.family)
         sock.connect(self.listeners[number].getsockname())
         return Wire(sock)
+
+    def connections(self) -> int:
+        """How many are open, in C too."""
+        acceptor: Any = self.acceptor
+        waiting = 0
+        if hasattr(acceptor, "lane"):
+            from fcgi_app._backend import lib
+
+            waiting = lib.fcgi_lane_count(acceptor.lane)
+        return len(acceptor._connections) + waiting
 
     def next(self) -> Request:
         """The next request, which must be there."""
@@ -113,12 +127,29 @@ def read_records(wire: Wire, ends: int) -> list[Record]:
     return found
 
 
-@pytest.fixture(params=["EpollSelector", "PollSelector"], ids=["epoll", "poll"])
+@pytest.fixture(params=["epoll", "poll", "native"])
 def selector(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every test of the acceptor runs with epoll, and with poll as without epoll."""
+    """Every test of the acceptor runs with epoll, with poll as without epoll, and with
+    the acceptor whose usual case is in C."""
     name = str(request.param)
-    monkeypatch.setattr(selectors, "DefaultSelector", getattr(selectors, name))
+    if name == "native":
+        request.getfixturevalue("native_backend")
+        from fcgi_app.lane import LaneAcceptor
+
+        monkeypatch.setattr(Server, "made", LaneAcceptor)
+    kind = {"poll": "PollSelector"}.get(name, "EpollSelector")
+    monkeypatch.setattr(selectors, "DefaultSelector", getattr(selectors, kind))
     return name
+
+
+IN_PYTHON = pytest.mark.parametrize("selector", ["epoll", "poll"], indirect=True)
+"""Of what only the connections in Python have: their clock, their poll, their queue."""
+
+
+def transport_of(request: Request) -> Any:
+    """The connection of a request, in Python whoever has had it."""
+    channel: Any = request._channel
+    return channel if isinstance(channel, Transport) else channel._promote(request)
 
 
 @pytest.fixture
@@ -161,6 +192,7 @@ class _LateBytes:
         return [(0, select.POLLIN)]
 
 
+@IN_PYTHON
 def test_first_bytes_a_moment_later(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection is served before the next is accepted, though it comes in two steps.
 
@@ -279,8 +311,8 @@ class TestWhoIsServed:
         server = make(TCP)
         with server.connect() as wire:
             wire.send(asking(b"1"))
-            request: Any = server.next()
-            sock = request._channel.sock
+            request = server.next()
+            sock = transport_of(request).sock
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert not os.get_inheritable(sock.fileno())
             request.finish()
@@ -410,12 +442,15 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of acceptor and transports; none of them waits for it."""
     made = Clock()
+    if _backend.BACKEND == "native":
+        monkeypatch.setattr("fcgi_app.lane.monotonic", made)
     for name in ("acceptor", "places", "link", "sending", "transport"):
         monkeypatch.setattr(f"fcgi_app.{name}.monotonic", made)
     return made
 
 
 class TestTimeLimits:
+    @IN_PYTHON
     def test_keep_timeout(
         self, make: Any, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -593,7 +628,7 @@ class TestTimeLimits:
                 assert server.is_idle()
                 assert self.is_open(server, wire)
         assert server.is_idle()
-        assert not server.acceptor._connections
+        assert server.connections() == 0
 
     def test_early_answer_to_who_sends_no_more(self, make: Any, clock: Clock) -> None:
         """The end of an early answer goes out when no more of the body comes."""
@@ -777,6 +812,7 @@ class TestLimits:
             values = dict(zip(names, (b"7", b"3", b"0"), strict=True))
             assert parse_param_map(record.content) == values
 
+    @IN_PYTHON
     @FAMILIES
     @pytest.mark.parametrize("keep", [False, True], ids=["not-kept", "kept"])
     def test_replies_wait_for_the_web_server(
@@ -969,7 +1005,7 @@ class TestLostPeers:
                 served += server.serve()
             assert wire.answer().body == b"next"
             assert server.is_idle(0.02)
-            assert len(server.acceptor._connections) == 1
+            assert server.connections() == 1
 
     def test_before_its_turn(
         self, make: Any, family: int, keep: bool, reset: bool
@@ -1130,7 +1166,7 @@ class TestStop:
         self, make: Any, stack: ExitStack, family: int
     ) -> None:
         """A request of which a part is in is waited for; silence is not."""
-        server = make(family, stop_timeout=5)
+        server = make(family, stop_timeout=1)
         wire = stack.enter_context(server.connect())
         silent = stack.enter_context(server.connect())
         sample = asking(b"x", body=b"body", keep=False)
@@ -1141,10 +1177,10 @@ class TestStop:
         rest.start()
         assert server.serve() == [b"x"]
         rest.join()
-        assert silent.is_closed()
         assert wire.answer().body == b"x"
         wire.close()
         assert server.acceptor.next_request(5) is None
+        assert silent.is_closed()
 
     def test_what_never_comes(self, make: Any) -> None:
         """A part that is never completed is waited for stop_timeout, and no longer."""
