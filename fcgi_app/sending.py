@@ -124,8 +124,10 @@ class SendingLink(Link):
         self.requests.remove(request)
         if state in self.owed:
             self._owner.settle(self)
-        else:
-            self._after_end(state)
+            return
+        self._after_end(state)
+        if self.can_rest:
+            self._owner.rest(self)
 
     def _end_shortly(self, request: Request, stdout: bytes, left: int = 0) -> None:
         """Send the usual end of a response: one short piece, and nothing owed.
