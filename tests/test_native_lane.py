@@ -155,7 +155,7 @@ def traces(draw: st.DrawFn) -> list[Step]:
 @given(
     traces(),
     st.sampled_from(
-        [{}, {"max_params": 3}, {"read_ahead": 2000}, {"max_connections": 2}]
+        [{}, {"max_params": 3}, {"read_ahead": 2000}]
     ),
 )
 def test_any_trace(trace: list[Step], changes: dict[str, int]) -> None:
@@ -269,6 +269,18 @@ def test_peer_that_goes_between_requests() -> None:
         trace += [("serve", 0, b""), (end, 1, b""), ("serve", 0, b"")]
         trace += [("send", 0, sent), ("send", 2, sent), ("serve", 0, b"")]
         assert len(check(trace).requests) == 5
+
+
+@pytest.mark.parametrize("doing", [b"r", b"f", b"e", b"m", b"s", b"x"])
+def test_oldest_goes(doing: bytes) -> None:
+    """Whatever its last request was, the connection that is unused longest goes first."""
+    trace: list[Step] = []
+    for client, what in enumerate((doing, b"r", b"r")):
+        sent = whole_request(pairs=[(DO, what)], keep=True)
+        trace += [("connect", client, b""), ("send", client, sent), ("serve", 0, b"")]
+    seen = check(trace, max_connections=2)
+    ends = [seen.wires[client][0].rpartition(b" ")[2] for client in range(3)]
+    assert ends == [b"end", b"BlockingIOError", b"BlockingIOError"]
 
 
 # --- Who is slow to take its answer -----------------------------------------------------
