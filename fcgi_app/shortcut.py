@@ -84,7 +84,7 @@ class Shortcut:
         self._data = swap.data
         self._os_environ: Any = os.environ
         self._in, self._out, self._err = texts
-        self._limit = settings.output_buffer
+        self._limit = settings.output_buffer - 1  # with that much it is sent
         self._parts: list[bytes] = []
         self.opened: list[int] = []
         # The head that was printed last, as it was printed and as it was sent.
