@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import json
 import logging
 import os
@@ -22,7 +23,12 @@ from hypothesis import strategies as st
 import fcgi_app
 import fcgi_app.cenviron as cenviron
 from fcgi_app.cenviron import environ_cell
-from fcgi_app.environ import EnvironSwap
+from fcgi_app.environ import EnvironSwap as PureSwap
+
+EnvironSwap = PureSwap
+"""The class under test: a fixture puts each of both here."""
+MODULES = {"pure": "fcgi_app.environ", "native": "fcgi_app.lazyenviron"}
+CLASSES = {"pure": "EnvironSwap", "native": "LazyEnvironSwap"}
 
 LIBC = ctypes.CDLL(None)
 LIBC.getenv.restype = ctypes.c_void_p
@@ -68,6 +74,11 @@ def child_environ() -> dict[bytes, bytes]:
 
 def run_python(script: str, *args: str, **variables: str) -> str:
     """Run a script in a process of its own; its standard output."""
+    if EnvironSwap is not PureSwap:
+        script = script.replace(
+            "fcgi_app.environ import EnvironSwap",
+            "fcgi_app.lazyenviron import LazyEnvironSwap as EnvironSwap",
+        )
     path = str(Path(fcgi_app.__file__).parent.parent)
     run = subprocess.run(
         [sys.executable, "-c", script, *args],
@@ -91,13 +102,28 @@ def process_environment() -> tuple[dict[bytes, bytes], list[bytes]]:
     )
 
 
+@pytest.fixture(autouse=True, params=["pure", "native"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test is of both classes."""
+    name = str(request.param)
+    if name == "native":
+        request.getfixturevalue("native_backend")
+    swap = getattr(importlib.import_module(MODULES[name]), CLASSES[name])
+    monkeypatch.setattr(sys.modules[__name__], "EnvironSwap", swap)
+    return name
+
+
+PURE = pytest.mark.parametrize("backend", ["pure"], indirect=True)
+"""Of how the pure one reaches C."""
+
+
 @pytest.fixture(autouse=True)
 def _untouched() -> Iterator[None]:
     """After every test the process environment is what it was."""
     # readline, which pytest imports, sets these for C alone.
     for name in {"COLUMNS", "LINES"} - os.environ.keys():
         os.unsetenv(name)
-    rescue = EnvironSwap()
+    rescue = PureSwap()
     before = process_environment()
     yield
     after = process_environment()
@@ -544,7 +570,8 @@ def test_nothing_of_a_request_is_held() -> None:
     before = sys.getrefcount(name), sys.getrefcount(value)
     swap = EnvironSwap()
     swap.enter({name: value, b"A": value})
-    assert sys.getrefcount(value) > before[1]
+    if EnvironSwap is PureSwap:  # the other one has copies
+        assert sys.getrefcount(value) > before[1]
     swap.leave()
     assert (sys.getrefcount(name), sys.getrefcount(value)) == before
 
@@ -818,12 +845,14 @@ PROCESS = [None, False, "1", True, False]
         pytest.param(f"sys.modules['ctypes'] = None{NO_DATA}", True, id="neither"),
     ],
 )
-def test_without_something(prepare: str, reaches_children: bool) -> None:
+def test_without_something(backend: str, prepare: str, reaches_children: bool) -> None:
     """os.environ follows the request everywhere; children where C can be reached."""
+    reaches_children |= backend == "native"
     looks = json.loads(run_python(WITHOUT.format(prepare=prepare), KEPT="1"))
     assert looks == [PROCESS, ["1.2.3.4", reaches_children, "1", True, False], PROCESS]
 
 
+@PURE
 def test_lack_of_ctypes_is_logged_once() -> None:
     """Two objects without ctypes write one line that says what to do."""
     script = "import sys; sys.stderr = sys.stdout\n" + WITHOUT.format(
@@ -836,6 +865,7 @@ def test_lack_of_ctypes_is_logged_once() -> None:
     assert "give children env=os.environ" in warnings[0]
 
 
+@PURE
 def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """When there is no memory for the vectors, the error says how much was asked."""
     cell = ctypes.c_void_p(None)
@@ -845,6 +875,7 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         EnvironSwap()
 
 
+@PURE
 def test_address_of_environ_by_function() -> None:
     """Where libc has _NSGetEnviron (macOS), its answer is taken."""
     cell = ctypes.c_void_p(0x1234)

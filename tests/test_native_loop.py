@@ -1,0 +1,381 @@
+"""The same program as a process on either backend: the same bytes for the same input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from .webserver import App, Wire, whole_request
+
+pytestmark = pytest.mark.usefixtures("native_backend")
+
+BACKENDS = ("pure", "native")
+
+PROGRAM = """
+    import io, os, signal, sys, warnings
+    from fcgi_app import *
+    from os import environ
+    from sys import stdout as early
+    NAMES = "A B QUERY_STRING REQUEST_METHOD HTTP_X KEPT FCGI_ROLE HTTP_PROXY".split()
+    def shown():
+        return [(n, v) for n, v in os.environ.items() if n in NAMES]
+    while accept():
+        try:
+            exec(os.environ.get("HTTP_DO", ""))
+        except Exception as error:
+            print(type(error).__name__, error, file=sys.__stderr__, flush=True)
+    print("over", file=sys.stderr)
+"""
+
+HEADS = st.sampled_from(
+    [
+        "print('Content-Type: text/plain\\r\\n\\r\\n', end='')",
+        "print('Content-Type: text/plain\\n')",
+        "print('Content-Type: text/plain\\n')",
+        "print('Content-Type: text/html; charset=utf-8\\nX: y\\n')",
+        "print('Content-Type: text/html'); print('X-Piece: 1'); print()",
+        "sys.stdout.write('Content-Ty'); sys.stdout.write('pe: text/plain\\r\\n\\r')",
+        "print('Status: 404 Not Found\\nContent-Type: text/plain\\n')",
+        "print('Location: /elsewhere\\n')",
+        "print('Location: https://example.org/\\n')",
+        "print('HTTP/1.1 200 OK\\nContent-Type: text/plain\\n')",
+        "print('no head at all')",
+        "print()",
+        "print('Content-Length: 3\\n')",
+        "sys.stdout.buffer.write(b'Content-Type: text/plain\\r\\n\\r\\n')",
+        "pass",
+    ]
+)
+SIZES = st.sampled_from(
+    [1, 30, 8191, 16384, 32000, 32738, 32739, 32740, 32767, 32768, 65535, 65536, 70000]
+)
+STATEMENTS = st.sampled_from(
+    [
+        "print('page')",
+        "print('é', 'ü' * 3, chr(0xdce9))",
+        "sys.stdout.write('')",
+        "sys.stdout.writelines(['a', 'b'])",
+        "sys.stdout.flush()",
+        "print('now', flush=True)",
+        "sys.stdout.buffer.write(b'bytes')",
+        "sys.stdout.buffer.flush()",
+        "early.write('early')",
+        "print('log', file=sys.stderr)",
+        "sys.stderr.flush()",
+        "sys.stderr.write('half a line')",
+        "print(repr(sys.stdin.read()))",
+        "print(repr(sys.stdin.readline()))",
+        "print(sys.stdin.buffer.read(2))",
+        "print(list(sys.stdin))",
+        "print(current_request().request_id)",
+        "print(sorted(current_request().params.items())[0])",
+        "print(len(current_request().raw_params))",
+        "print(current_request().aborted)",
+        "current_request().callback(lambda: print('released', file=sys.__stderr__))",
+        "current_request().stdout.write(b'direct')",
+        "os.environ['A'] = 'set'",
+        "del os.environ['QUERY_STRING']",
+        "os.environ.pop('HTTP_X', None)",
+        "os.environ.clear()",
+        "os.environ.update(B='b', A='a')",
+        "os.environ = {'QUERY_STRING': 'fake'}",
+        "print(os.environ.get('QUERY_STRING'), os.getenv('HTTP_X'), 'KEPT' in environ)",
+        "print(shown())",
+        "print(os.environb.get(b'HTTP_X'))",
+        "print(os.popen('echo $QUERY_STRING$A').read())",
+        "sys.stdout.reconfigure(encoding='latin-1', errors='replace')",
+        "sys.stdout.reconfigure(newline='\\r\\n')",
+        "sys.stdout.reconfigure(line_buffering=True)",
+        "sys.stdin.reconfigure(encoding='latin-1')",
+        "sys.stdout.close()",
+        "sys.stdin.close()",
+        "sys.stdout = io.StringIO()",
+        "sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-16')",
+        "sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding='utf-8')",
+        "sys.stdout = sys.stderr",
+        "sys.stdout = sys.__stdout__",
+        "sys.stdout = early",
+        "sys.stdin = io.StringIO('other')",
+        "print(sys.stdout.closed, sys.stdout.encoding, sys.stdout.isatty())",
+        "print(repr(sys.stdout)[:18], sys.stdout.writable())",
+        "sys.stdout.fileno()",
+        "1/0",
+        "print(1, file=3)",
+        "sys.stdout.write(b'bytes')",
+        "set_exit_status(7)",
+        "set_exit_status(-1)",
+        "finish()",
+        "finish(); print('own', flush=True)",
+        "finish(); finish(); print(current_request(), file=sys.stderr)",
+        "exec('try: sys.exit(3)\\nexcept SystemExit: pass')",
+        "signal.raise_signal(signal.SIGCHLD)",
+        "signal.signal(10, lambda *_: print('handler')); signal.raise_signal(10)",
+        "warnings.warn('careful')",
+        "p = os.fork() or (print('child', flush=True), os._exit(0)); os.waitpid(p, 0)",
+        "is_cgi()",
+        "__import__('gc').collect()",
+    ]
+) | SIZES.map(lambda size: f"print('x' * {size}, end='')")
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> bytes:
+    """Mostly a head and a few statements."""
+    parts = [draw(HEADS), *draw(st.lists(STATEMENTS, max_size=5))]
+    if draw(st.integers(0, 9)) == 0:
+        parts = draw(st.permutations(parts))
+    return "\n".join(parts).encode()
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    """One request, all of it."""
+    pairs = [(b"HTTP_DO", draw(programs())), (b"QUERY_STRING", b"q=1")]
+    pairs += draw(
+        st.lists(
+            st.sampled_from(
+                [
+                    (b"HTTP_X", b"x"),
+                    (b"HTTP_X", b""),
+                    (b"REQUEST_METHOD", b"HEAD"),
+                    (b"REQUEST_METHOD", b"GET"),
+                    (b"HTTP_PROXY", b"evil"),
+                    (b"KEPT", b"param"),
+                    (b"FCGI_ROLE", b"FILTER"),
+                    (b"", b"nobody"),
+                    (b"A", b"nul\0"),
+                ]
+            ),
+            max_size=3,
+        )
+    )
+    body = draw(st.sampled_from([b""] * 4 + [b"body\nof two"]))
+    if body:
+        pairs.append((b"CONTENT_LENGTH", b"%d" % len(body)))
+    return whole_request(1, pairs, body, keep=draw(st.booleans()))
+
+
+LAST = whole_request(pairs=[(b"HTTP_DO", b"print('Content-Type: text/plain\\n')")])
+"""Whoever has its answer knows that the requests before are over."""
+
+
+class Twins:
+    """The program on both backends, started anew when one of them has gone."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._stack = ExitStack()
+        self._number = 0
+        self.apps: list[App] = []
+
+    def start(self, source: str = PROGRAM) -> list[App]:
+        """Both, running."""
+        if not self.apps or any(app.process.poll() is not None for app in self.apps):
+            self.close()
+            self._number += 1
+            for backend in BACKENDS:
+                # As long as the other's, for what tracebacks say of it.
+                place = self._directory / f"{self._number}-{backend[0]}"
+                place.mkdir()
+                env = {"FCGI_APP_BACKEND": backend, "KEPT": "process"}
+                self.apps.append(self._stack.enter_context(App(place, source, env=env)))
+        return self.apps
+
+    def close(self) -> None:
+        self._stack.close()
+        self.apps = []
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
+    made = Twins(tmp_path_factory.mktemp("twins"))
+    made.start()
+    yield made
+    made.close()
+
+
+def talk(app: App, sent: Sequence[bytes]) -> list[object]:
+    """All bytes that come for these requests; a connection is used while it stays."""
+    got: list[object] = []
+    wire: Wire | None = None
+    for request in (*sent, LAST):
+        if wire is None:
+            wire = app.connect()
+            wire.sock.settimeout(5)
+        wire.send(request)
+        got.append(records := wire.records())
+        if not records or not request[10] & 1:
+            got.append(wire.is_closed())
+            wire.close()
+            wire = None
+    if wire is not None:
+        wire.close()
+    return got
+
+
+def logs(apps: Sequence[App], marks: Sequence[int]) -> list[str]:
+    """What each has written to its log since, without what differs in any case."""
+    texts = [app.log[mark:] for app, mark in zip(apps, marks, strict=True)]
+    return [
+        text.replace(str(app.process.pid), "PID").replace(
+            str(app.log_path.parent), "PLACE"
+        )
+        for app, text in zip(apps, texts, strict=True)
+    ]
+
+
+@pytest.mark.slow
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(sent=st.lists(requests(), min_size=1, max_size=4))
+def test_any_program(twins: Twins, sent: list[bytes]) -> None:
+    """Whatever a program does in its requests, the web server gets the same bytes."""
+    apps = twins.start()
+    marks = [len(app.log) for app in apps]
+    pure, native = (talk(app, sent) for app in apps)
+    assert native == pure
+    pure_log, native_log = logs(apps, marks)
+    assert native_log == pure_log
+
+
+@pytest.mark.parametrize("size", [32_741, 32_742, 32_743])
+def test_output_buffer(twins: Twins, size: int) -> None:
+    """Output is cut into records at the same byte: as soon as 32768 have gathered."""
+    do = (
+        f"print('Content-Type: text/plain\\n'); print('x' * {size}, end=''); print('y')"
+    )
+    sent = [whole_request(pairs=[(b"HTTP_DO", do.encode())], keep=True)]
+    pure, native = (talk(app, sent) for app in twins.start())
+    assert native == pure
+
+
+# --- How the process ends ----------------------------------------------------------------
+
+ENDS = {
+    "exit": "sys.exit(3)",
+    "exit-text": "sys.exit('why')",
+    "exit-in-a-function": "(lambda: sys.exit())()",
+    "exception": "raise ZeroDivisionError",
+    "interrupted": "raise KeyboardInterrupt",
+    "stop": "os.kill(os.getpid(), signal.SIGTERM)",
+    "interrupt": "os.kill(os.getpid(), signal.SIGINT)",
+    "usr1": "os.kill(os.getpid(), signal.SIGUSR1)",
+    "at-exit": "import atexit; atexit.register(print, 'at exit'); sys.exit()",
+    "killed": "sys.stdout.flush(); os._exit(4)",
+    "exit-after-finish": "finish(); sys.exit(5)",
+    "exit-with-status": "set_exit_status(6); sys.exit(7)",
+    "generator-exit": "raise GeneratorExit",
+}
+ENDING = PROGRAM.replace("except Exception as error", "except OSError as error")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", [False, True], ids=["no-head", "head"])
+@pytest.mark.parametrize("how", ENDS)
+def test_end_of_the_process(tmp_path: Path, how: str, head: bool) -> None:
+    """A process that ends in a request answers alike, and has the same exit status."""
+    do = [ENDS[how]]
+    if head:
+        do[:0] = ["print('Content-Type: text/plain\\n')", "print('page')"]
+    sent = whole_request(pairs=[(b"HTTP_DO", "\n".join(do).encode())], keep=True)
+    twins = Twins(tmp_path)
+    seen = []
+    for app in twins.start(ENDING):
+        with app.connect() as wire:
+            wire.send(sent)
+            answer = repr(wire.records()).replace(str(app.log_path.parent), "PLACE")
+            closed = wire.is_closed()
+        seen.append((answer, closed, app.wait()))
+    pure, native = (log.splitlines()[-1:] for log in logs(twins.apps, [0, 0]))
+    twins.close()
+    assert seen[0] == seen[1]
+    assert native == pure
+
+
+# --- Interrupts --------------------------------------------------------------------------
+
+# Signal handlers run when a function begins, when a call is over, and at a jump back.
+INTERRUPTED = """
+    import dis, os, sys
+    from fcgi_app import accept
+    left = 0
+    before = {}
+    def trace(frame, event, arg):
+        global left
+        code = frame.f_code
+        if "fcgi_app" not in code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            name = dis.opname[code.co_code[frame.f_lasti]]
+            last, before[frame] = before.get(frame, "RESUME"), name
+            if last.startswith(("CALL", "RESUME", "JUMP_BACKWARD")):
+                left -= 1
+                if left == 0:
+                    print("interrupted in", code.co_name, frame.f_lineno, file=sys.__stderr__)
+                    raise KeyboardInterrupt
+        elif event == "return":
+            before.pop(frame, None)
+        return trace
+    while True:
+        if left > 0:
+            sys.settrace(trace)
+        try:
+            more = accept()
+        except KeyboardInterrupt:
+            continue
+        finally:
+            sys.settrace(None)
+        if not more:
+            break
+        left = int(os.environ.get("HTTP_LEFT", "0"))
+        print("Content-Type: text/plain\\n")
+        print(os.environ["QUERY_STRING"])
+"""
+
+
+def number(count: int, left: int, keep: bool) -> bytes:
+    pairs = [(b"QUERY_STRING", b"%d" % count), (b"HTTP_LEFT", b"%d" % left)]
+    return whole_request(1, pairs, keep=keep)
+
+
+PAGES = {b"500 Internal Server Error\n"}
+"""What a request is answered with that was interrupted when it had begun."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [False, True], ids=["not-kept", "kept"])
+def test_interrupted_anywhere(tmp_path: Path, keep: bool) -> None:
+    """An exception of a signal handler at any step of accept costs no answer, and none
+    has anything of another one's."""
+    env = {"FCGI_APP_BACKEND": "native"}
+    with App(tmp_path, INTERRUPTED, env=env) as app, ExitStack() as stack:
+        wire: Wire | None = None
+
+        def ask(count: int, left: int) -> bytes:
+            nonlocal wire
+            if wire is None:
+                wire = stack.enter_context(app.connect())
+                wire.sock.settimeout(5)
+            wire.send(number(count, left, keep))
+            body = wire.answer().body
+            if not keep:
+                assert wire.is_closed()
+                wire.close()
+                wire = None
+            return body
+
+        assert ask(0, 0) == b"0\n"  # its head is known from now on
+        left = 0
+        while app.log.count("interrupted") == left:
+            left += 1
+            for count in (3 * left, 3 * left + 1, 3 * left + 2):
+                body = ask(count, left if count % 3 == 0 else 0)
+                assert body == b"%d\n" % count or (count % 3 == 1 and body in PAGES)
+        assert left > 15
+        stack.close()
+        assert app.stop() == 0
