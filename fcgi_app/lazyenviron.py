@@ -103,6 +103,7 @@ class LazyData(dict[bytes, bytes]):
         if size < 0:
             return
         own = dict.copy(self)
+        _clear(self)  # else what was looked up would come first
         base = self.base if size else self.process
         dict.update(self, base)
         if size:
