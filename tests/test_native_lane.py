@@ -154,9 +154,7 @@ def traces(draw: st.DrawFn) -> list[Step]:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(
     traces(),
-    st.sampled_from(
-        [{}, {"max_params": 3}, {"read_ahead": 2000}]
-    ),
+    st.sampled_from([{}, {"max_params": 3}, {"read_ahead": 2000}]),
 )
 def test_any_trace(trace: list[Step], changes: dict[str, int]) -> None:
     """Whatever web servers send, cut anywhere, both acceptors make the same of it."""
