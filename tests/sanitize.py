@@ -1,0 +1,157 @@
+"""The tests with a native backend that has AddressSanitizer and UBSan in it.
+
+    python -m tests.sanitize [PYTEST ARGUMENTS]
+
+copies the package, builds the extension in the copy with ``--sanitize``, makes sure that
+this is what is loaded and that it ends at an overflow and at undefined behaviour, and runs
+pytest on it; without arguments the part of the tests that has to do with C, and no test
+that is slow. Leaks of our C are found by the replay of the seeds (``tests/test_fuzz.py``):
+the interpreter itself leaves memory behind, so they are not looked for here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+__all__ = ["PART", "Sanitized", "main"]
+
+REPO = Path(__file__).resolve().parent.parent
+PART = [
+    "tests/test_native.py",
+    "tests/test_native_environ.py",
+    "tests/test_native_lane.py",
+    "tests/test_native_loop.py",
+    "tests/test_environ.py",
+    "tests/test_acceptor.py",
+    "tests/test_bad_input.py",
+    "tests/test_wire.py",
+    "tests/test_swap.py",
+    "tests/test_fcgi_stdio.py",
+]
+RUN = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))\n"
+
+_LOADED = """
+from fcgi_app._native import _core, ffi, lib
+print(_core.__file__)
+"""
+# One byte behind a block of malloc's, which find_param reads as part of a list.
+OVERFLOW = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+block = libc.malloc(ctypes.c_size_t(8))
+ctypes.memset(block, 0, 8)
+lib.fcgi_find_param(ffi.cast("uint8_t *", block), 9, b"A", 1)
+print("nobody has noticed")
+"""
+# memcmp(3) must not be given NULL, however short.
+UNDEFINED = """
+lib.fcgi_find_param(b"\\0\\0", 2, ffi.NULL, 0)
+print("nobody has noticed")
+"""
+
+
+class Sanitized:
+    """The package with the sanitizers, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+
+    def build(self) -> None:
+        """Copy the package, and build the extension in the copy.
+
+        Raises:
+            subprocess.CalledProcessError: it could not be built.
+        """
+        shutil.copytree(
+            REPO / "fcgi_app",
+            self.folder / "fcgi_app",
+            ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+        )
+        build = REPO / "fcgi_app" / "_native" / "build.py"
+        target = self.folder / "fcgi_app" / "_native"
+        subprocess.run(
+            [sys.executable, build, "--sanitize", "--output", target],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        # Beside the package: Python then finds that one first, and not the checkout.
+        (self.folder / "run_pytest.py").write_text(RUN)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a Python needs in whose middle a library with ASan is to be loaded."""
+        found = subprocess.run(
+            ["gcc", "-print-file-name=libasan.so"],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return {
+            **os.environ,
+            # Children get it, too; what they allocate is none of ours.
+            "LD_PRELOAD": os.path.realpath(found.stdout.strip()),
+            "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+            "PYTHONMALLOC": "malloc",
+            "PYTHONPATH": os.fspath(self.folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "FCGI_APP_BACKEND": "native",
+        }
+
+    def say(self, code: str) -> subprocess.CompletedProcess[str]:
+        """Run some code behind the import of the extension."""
+        return subprocess.run(
+            [sys.executable, "-c", _LOADED + code],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def is_awake(self) -> str:
+        """Say what is wrong with it; empty if the sanitizers see what they should."""
+        done = self.say("")
+        if done.returncode or not done.stdout.startswith(os.fspath(self.folder)):
+            return f"another extension is loaded: {done.stdout}{done.stderr}"
+        for code, wanted in (
+            (OVERFLOW, "heap-buffer-overflow"),
+            (UNDEFINED, "null pointer passed as argument"),
+        ):
+            done = self.say(code)
+            if not done.returncode or wanted not in done.stderr:
+                return f"no {wanted!r}: {done.stdout}{done.stderr}"
+        return ""
+
+    def run(self, *arguments: str) -> int:
+        """Run pytest from the checkout on the copy; its exit status."""
+        command = [sys.executable, os.fspath(self.folder / "run_pytest.py")]
+        options = ["--backend=native", "-p", "no:cacheprovider"]
+        return subprocess.run(
+            [*command, *options, *arguments],
+            cwd=REPO,
+            env=self.environment,
+            check=False,
+        ).returncode
+
+
+def main() -> None:
+    """Build, check, run."""
+    arguments = sys.argv[1:] or [*PART, "-q", "-m", "not slow and not e2e"]
+    with tempfile.TemporaryDirectory() as folder:
+        made = Sanitized(Path(folder))
+        made.build()
+        if problem := made.is_awake():
+            sys.exit(f"tests.sanitize: {problem}")
+        print(f"with sanitizers: {made.folder}", flush=True)
+        sys.exit(made.run(*arguments))
+
+
+if __name__ == "__main__":
+    main()
