@@ -3,20 +3,25 @@
 usage() {
     cat <<'USAGE'
 usage: sh tests/run.sh [--all-servers] [--coverage] [PYTEST ARGUMENTS]
+       sh tests/run.sh --sanitize [PYTEST ARGUMENTS]
 
 Without pytest arguments: installs the web servers that are missing, builds the wheels
 with and without the native backend, looks at the source (ruff, mypy, import-linter,
 mandoc, the compiler's warnings), tries the quick start, and runs the test suite against
-the installed wheel. On python3: all of it with the native backend. Then, side by side,
-on python3 with the pure backend what needs no real web server, and on every other Python
-3.10 to 3.13 that is found what is not marked slow either, with the native backend, and
-some of that with the pure one. Each of those shows what it has to say when it is done.
+the installed wheel. On python3: some of it with AddressSanitizer and UBSan in the native
+backend and what the fuzzing has as seeds, then all of it with the native backend. Then,
+side by side, on python3 with the pure backend what needs no real web server, and on every
+other Python 3.10 to 3.13 that is found what is not marked slow either, with the native
+backend, and some of that with the pure one. Each of those shows what it has to say when
+it is done.
 
 With pytest arguments: only those tests, only on python3, such as
     sh tests/run.sh tests/test_params.py -k truncated
 
   --all-servers   every Python, and python3 with the pure backend as well, runs all
                   tests, those with real web servers too
+  --sanitize      only the tests with the sanitizers, all that need no real web server:
+                  some ten minutes
   --coverage      measures branch coverage on python3 and prints what is missing
   --backend=pure  with pytest arguments: the wheel without the native backend
 
@@ -37,6 +42,7 @@ python=${PYTHON:-python3}
 versions=${PYTHONS-3.10 3.11 3.12 3.13}
 all_servers=no
 coverage=no
+sanitize=no
 most_unsteady=5 # tests of one Python that may fail once; more is a defect
 failed=
 summary=
@@ -251,6 +257,11 @@ lint_c() {
     done
 }
 
+# The backend with AddressSanitizer and UBSan, from the checkout; see tests/sanitize.py.
+sanitized() {
+    "$main/bin/python" -m tests.sanitize "$@"
+}
+
 lint_pages() {
     mandoc -T lint -W warning manpages/*.[0-9]
 }
@@ -337,6 +348,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --all-servers) all_servers=yes ;;
     --coverage) coverage=yes ;;
+    --sanitize) sanitize=yes ;;
     --backend=native | --backend=pure) backend=${1#*=} ;;
     --another) # see other_pythons
         another_python "$2"
@@ -369,6 +381,11 @@ must "environment for Python $main_version" make_env "$main" "$python"
 must "wheels" build_wheels "$main"
 must "installation for Python $main_version" install_wheel "$main" dev "$backend"
 
+if [ "$sanitize" = yes ]; then
+    [ $# -gt 0 ] || set -- -q -m "not e2e" tests
+    sanitized "$@"
+    exit
+fi
 [ "$coverage" = no ] || "$main/bin/python" -Im coverage erase
 if [ $# -gt 0 ]; then
     suite "$main" --backend="$backend" "$@"
@@ -384,6 +401,7 @@ step "import contracts" "$main/bin/lint-imports" --no-cache --no-logo
 step "man pages" lint_pages
 step "C sources" lint_c
 step "quick start" env PYTHON="$python" sh examples/quickstart.sh --check --port 0
+step "sanitizers" sanitized
 tests_on "$main" native "$main_version"
 [ "$coverage" = no ] || step "coverage" report_coverage
 
