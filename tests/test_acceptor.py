@@ -948,6 +948,25 @@ class TestAcceptFails:
         (record,) = caplog.records
         assert os.strerror(number) in record.getMessage()
 
+    def test_pause_after_success(
+        self, failing: FailingServer, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """After a connection that was accepted it begins anew, with a line in the log."""
+        listener: Any = failing.listeners[0]
+        with failing.connect() as wire:
+            for text in (b"1", b"2"):
+                listener.errors = [errno.EMFILE] * 2
+                wire.send(asking(text, keep=False))
+                for pause in (0.05, 0.1):
+                    assert failing.is_idle()
+                    clock.now += pause + 0.001
+                    assert failing.is_idle()
+                assert failing.serve() == [text]
+                wire.answer()
+                wire.sock.close()
+                wire.sock = failing.connect().sock
+        assert len(caplog.records) == 2
+
     def test_both_listeners(self, failing: FailingServer) -> None:
         """Several listening sockets may fail at once."""
         for listener in failing.listeners:
@@ -1802,8 +1821,13 @@ class TestListen:
 
 
 @pytest.mark.slow
-def test_memory_of_unique_cookies(tmp_path: Path) -> None:
-    """200,000 requests with unique cookies leave less than 1 MiB behind."""
+@pytest.mark.parametrize("backend", ["pure", "native"])
+def test_memory_of_unique_cookies(
+    request: pytest.FixtureRequest, tmp_path: Path, backend: str
+) -> None:
+    """200,000 requests with unique cookies leave less than 1 MiB and no descriptor."""
+    if backend == "native":
+        request.getfixturevalue("native_backend")
     source = """
         import sys
         from fcgi_app import accept
@@ -1824,9 +1848,11 @@ def test_memory_of_unique_cookies(tmp_path: Path) -> None:
         while due:
             due -= len(wire.sock.recv(1 << 20))
 
-    with App(tmp_path, source) as app, app.connect() as wire:
+    env = {"FCGI_APP_BACKEND": backend}
+    with App(tmp_path, source, env=env) as app, app.connect() as wire:
         wire.send(whole_request(keep=True))
         wire.answer()
+        descriptors = os.listdir(f"/proc/{app.process.pid}/fd")
         size = 8 + len(HEAD) + 8 + 16
         for start in range(0, 20_000, batch):
             send(wire, start)
@@ -1834,3 +1860,4 @@ def test_memory_of_unique_cookies(tmp_path: Path) -> None:
         for start in range(20_000, 220_000, batch):
             send(wire, start)
         assert status(app, "VmRSS") - before < 1024
+        assert os.listdir(f"/proc/{app.process.pid}/fd") == descriptors
