@@ -20,7 +20,7 @@ from selectors import EVENT_READ, EVENT_WRITE, EpollSelector
 from time import monotonic
 
 from ._backend import ffi, lib
-from .acceptor import Acceptor, Admission
+from .acceptor import _FIRST_PAUSE, _LONGEST_PAUSE, Acceptor, Admission
 from .body import NO_INPUT
 from .bulk import BulkConnection
 from .codec.constants import MAX_CONTENT_LENGTH, Role
@@ -191,6 +191,7 @@ class LaneAcceptor(Acceptor):
         self._channel = _LaneChannel(self)
         self._keep_ms = ceil(min(settings.keep_timeout * 1000, _LONGEST_WAIT_MS))
         self._retired = False
+        self._failed_at = -inf
         self.given: Request | None = None
         """What C has given last, until it is answered there or promoted."""
         self._limit()
@@ -292,6 +293,14 @@ class LaneAcceptor(Acceptor):
             raise error
         self._accept_failed(error)
         return False
+
+    def _accept_failed(self, error: OSError) -> None:
+        """Do what is to be done; C does not tell when it has accepted one in between."""
+        now = monotonic()
+        if now - self._failed_at > 2 * _LONGEST_PAUSE:
+            self._pause = _FIRST_PAUSE
+        self._failed_at = now
+        super()._accept_failed(error)
 
     def _act_on_other(self) -> bool:
         """Serve a descriptor that C only watches, as ``Acceptor._turn`` does."""
