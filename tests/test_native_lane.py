@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 import threading
@@ -279,6 +280,40 @@ def test_oldest_goes(doing: bytes) -> None:
     seen = check(trace, max_connections=2)
     ends = [seen.wires[client][0].rpartition(b" ")[2] for client in range(3)]
     assert ends == [b"end", b"BlockingIOError", b"BlockingIOError"]
+
+
+def test_second_pause(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When descriptors are lacking again, long after, the log says so again."""
+    now = 1000.0
+    for name in ("acceptor", "places", "lane"):
+        monkeypatch.setattr(f"fcgi_app.{name}.monotonic", lambda: now)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(UNIX) as listener:
+        listener.bind("")
+        listener.listen(8)
+        acceptor = LaneAcceptor([listener], Settings())
+        for _ in range(2):
+            now += 10
+            with socket.socket(UNIX) as client:
+                client.connect(listener.getsockname())
+                client.send(whole_request())
+                with open("/dev/null", "rb") as lowest:
+                    free = lowest.fileno()
+                resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+                for _ in range(3):
+                    with pytest.raises(TimeoutError):
+                        acceptor.next_request(0)
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+                now += 0.051
+                with pytest.raises(TimeoutError):
+                    acceptor.next_request(0)
+                request = acceptor.next_request(0)
+                assert request is not None
+                request.finish()
+        acceptor.close()
+    assert sum("accept: " in record.getMessage() for record in caplog.records) == 2
 
 
 # --- Who is slow to take its answer -----------------------------------------------------
