@@ -295,7 +295,7 @@ class LaneAcceptor(Acceptor):
         return False
 
     def _accept_failed(self, error: OSError) -> None:
-        """Do what is to be done; C does not tell when it has accepted one in between."""
+        """Do what is to be done; C does not tell of one accepted in between."""
         now = monotonic()
         if now - self._failed_at > 2 * _LONGEST_PAUSE:
             self._pause = _FIRST_PAUSE

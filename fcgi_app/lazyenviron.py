@@ -60,17 +60,17 @@ class LazyData(dict[bytes, bytes]):
     base: dict[bytes, bytes]
     """The variables that show where no param has their name; never changed."""
     process: dict[bytes, bytes]
-    """Those that show where there are no params; never changed."""
+    """Those that show outside of requests; never changed."""
     environ: Any
     """C's share, which knows where a param is."""
     layouts: list[_Layout]
     """What is known of lists of params, in the order of their numbers."""
     layout: int
-    """The number of the layout of the list that is shown."""
+    """The number of the layout of the list that is shown; 0: the process's own is."""
     params: Any
     """What the name-value list is at the begin of, if it is shown."""
     size: int
-    """Bytes of that; 0: there are no params; -1: they are all here, with the base."""
+    """Bytes of that; 0: there are no params; -1: all that shows is here."""
 
     def __missing__(self, name: bytes) -> bytes:
         if self.size <= 0 or _size(self) >= _FEW:
@@ -92,7 +92,8 @@ class LazyData(dict[bytes, bytes]):
         if self.size < 0:
             raise KeyError(name)
         if self.size == 0 and _size(self) < _FEW:
-            value = self[name] = self.process[name]
+            shown = self.base if self.layout else self.process
+            value = self[name] = shown[name]
             return value
         self.fill()
         return self[name]
@@ -104,7 +105,7 @@ class LazyData(dict[bytes, bytes]):
             return
         own = dict.copy(self)
         _clear(self)  # else what was looked up would come first
-        base = self.base if size else self.process
+        base = self.base if self.layout else self.process
         dict.update(self, base)
         if size:
             dict.update(self, parse_list(self.params[:size]))
@@ -217,13 +218,18 @@ class LazyEnvironSwap(EnvironSwap):
 
     def put_data(self) -> None:
         """Make ours the content of os.environ, and that the object that it was."""
-        if self._environ._data is not self.data or os.environ is not self._environ:
+        environ = self._environ
+        if (
+            not self._has_data
+            or environ._data is not self.data
+            or os.environ is not environ
+        ):
             self._put(self.data)
 
     def leave(self) -> None:
         """Make the environment the process's again."""
         _clear(self.data)
-        self.data.size = 0
+        self.data.size = self.data.layout = 0
         self.put_data()
         lib.fcgi_environ_restore(self.environ)
 

@@ -43,7 +43,7 @@ class Shortcut:
 
     Attributes:
         opened: what C has said of the request that is current and has no ``Request``;
-            empty where there is none. Whoever takes it out, at whatever moment a signal
+            0 where there is none. Whoever sets it to 0, at whatever moment a signal
             handler or another thread comes, is the one who deals with the request.
     """
 
@@ -86,7 +86,7 @@ class Shortcut:
         self._in, self._out, self._err = texts
         self._limit = settings.output_buffer - 1  # with that much it is sent
         self._parts: list[bytes] = []
-        self.opened: list[int] = []
+        self.opened = 0
         # The head that was printed last, as it was printed and as it was sent.
         self._head = b"\0"  # which begins no response
         self._head_length = 0
@@ -117,27 +117,27 @@ class Shortcut:
                 or sys.stdin is not self._in
             ):
                 return False
-            try:
-                turn = self.opened.pop()
-            except IndexError:
-                return False  # a signal handler or a thread has just asked for it
-            out._put = out._source = self._in._source = self._err._source = None
+            out._put = None  # who prints from now on, in a signal handler, promotes it
             answer = b"".join(self._parts)
             if answer.startswith(self._head):
                 answer = self._mended + answer[self._head_length :]
             else:
                 answer = self._mend(answer)
                 if not answer:
-                    self._follow()
-                    self.opened.append(turn)
                     return False
-            self._parts.clear()
+            size = len(answer)
             _clear(data)
-            data.size = 0
+            data.size = data.layout = 0
             environ = self._os_environ
             if environ._data is not data or os.environ is not environ:
                 self._swap.put_data()
-            turn = _step(self._lane, self._environ, answer, len(answer))
+            # No signal handler and no thread comes between these lines without a call.
+            if not self.opened:
+                return False
+            self.opened = 0
+            self._parts = []
+            out._source = self._in._source = self._err._source = None
+            turn = _step(self._lane, self._environ, answer, size)
             if turn < 0:
                 self._end_unsent(answer)
                 return False
@@ -159,13 +159,8 @@ class Shortcut:
         out.room = self._limit
         out._put = self._parts.append
         out._source = self._in._source = self._err._source = self
-        self.opened.append(turn)
+        self.opened = turn
         return True
-
-    def _follow(self) -> None:
-        """Let the text streams follow the open request."""
-        self._out._put = self._parts.append
-        self._out._source = self._in._source = self._err._source = self
 
     def _mend(self, data: bytes) -> bytes:
         """Return a response as it is to be sent; empty: its head is a new one."""
@@ -191,11 +186,9 @@ class Shortcut:
 
     def promote(self) -> Request | None:
         """Make the ``Request`` of the open request; None: none is open."""
-        try:
-            self.opened.pop()
-        except IndexError:
-            return None
-        return self._make_request()
+        turn = self.opened
+        self.opened = 0
+        return self._make_request() if turn else None
 
     def _make_request(self) -> Request:
         """Make the ``Request`` of the open request, and let everything follow it."""
@@ -214,8 +207,8 @@ class Shortcut:
 
     def forget(self) -> None:
         """In a forked child: the open request is the parent's."""
-        self.opened.clear()
-        self._parts.clear()
+        self.opened = 0
+        self._parts = []
         out = self._out
         out._put = out._source = self._in._source = self._err._source = None
 

@@ -140,7 +140,7 @@ def test_any_use(
 
 def test_names_of_a_dict_are_all_there() -> None:
     """Each method of dict that sees the content decodes all of it first, or needs not."""
-    from fcgi_app.lazyenviron import _LazyData
+    from fcgi_app.lazyenviron import LazyData
 
     harmless = """
         __class__ __class_getitem__ __delattr__ __dir__ __doc__ __format__ __ge__ __gt__
@@ -149,7 +149,7 @@ def test_names_of_a_dict_are_all_there() -> None:
         __str__ __subclasshook__ fromkeys update
     """
     mine = {
-        name for name in vars(dict) if getattr(_LazyData, name) != getattr(dict, name)
+        name for name in vars(dict) if getattr(LazyData, name) != getattr(dict, name)
     }
     left = {*dir(dict)} - mine - {*harmless.split()}
     assert not left, sys.version

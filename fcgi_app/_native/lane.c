@@ -540,7 +540,7 @@ static uint8_t *put_header(uint8_t *to, uint8_t type, uint32_t request_id, uint3
 	return to + FCGI_HEADER_LEN;
 }
 
-static int64_t answer(struct fcgi_lane *lane, uint32_t app_status, const uint8_t *content,
+static int64_t send_answer(struct fcgi_lane *lane, uint32_t app_status, const uint8_t *content,
 		      uint32_t size)
 {
 	uint32_t id = lane->whole.request_id;
@@ -582,7 +582,7 @@ static int64_t answer(struct fcgi_lane *lane, uint32_t app_status, const uint8_t
 int64_t fcgi_lane_answer(struct fcgi_lane *lane, uint32_t app_status,
 			 const uint8_t *content, uint32_t size)
 {
-	return lane->left = answer(lane, app_status, content, size);
+	return lane->left = send_answer(lane, app_status, content, size);
 }
 
 int64_t fcgi_lane_left(const struct fcgi_lane *lane)

@@ -74,6 +74,25 @@ static int has_nul(const struct learnt *one, const uint8_t *list, long count)
 	return 0;
 }
 
+/* What is found for a name is the value of the first pair of that name which is shown. */
+static void check_found(const struct learnt *one, const uint8_t *list, long count, long n)
+{
+	const struct fcgi_pair *pair = &pairs[n];
+	int64_t span = fcgi_environ_find(env, list + pair->name, pair->name_length);
+	long i;
+
+	for (i = 0; i < count; i++) {
+		if (one->keep[i] && pairs[i].name_length == pair->name_length &&
+		    !memcmp(list + pairs[i].name, list + pair->name, pair->name_length))
+			break;
+	}
+	if (i == count)
+		CHECK(span == -1);
+	else
+		CHECK(span == ((int64_t)pairs[i].value << 32 |
+			       (pairs[i].value + pairs[i].value_length)));
+}
+
 static void check_shown(const struct learnt *one, const uint8_t *list, long count)
 {
 	char **at = environ;
@@ -83,6 +102,7 @@ static void check_shown(const struct learnt *one, const uint8_t *list, long coun
 	for (n = 0; n < count; n++) {
 		const struct fcgi_pair *pair = &pairs[n];
 
+		check_found(one, list, count, n);
 		if (!one->keep[n])
 			continue;
 		CHECK(*at);
@@ -107,6 +127,7 @@ static void check_restored(void)
 	for (i = 0; i < OWN; i++)
 		CHECK(environ[i] && !strcmp(environ[i], own[i]));
 	CHECK(!environ[OWN]);
+	CHECK(fcgi_environ_find(env, (const uint8_t *)"A", 1) == -1);
 }
 
 static void learn(const uint8_t *list, size_t size, const uint8_t *flags, size_t flag_count)
@@ -123,15 +144,18 @@ static void learn(const uint8_t *list, size_t size, const uint8_t *flags, size_t
 		keep[n] = (size_t)n < flag_count ? flags[n] & 1 : 1;
 	for (i = 0; i < OWN; i++)
 		base[i] = flag_count ? (flags[0] >> (i + 1)) & 1 : 1;
+	if (learnt_count == LAYOUTS) {
+		CHECK(fcgi_environ_learn(env, list, size, keep, base) == FCGI_UNUSUAL);
+		fcgi_environ_forget(env);
+		forget();
+	}
 	serial = fcgi_environ_learn(env, list, size, keep, base);
 	if (count < 0) {
 		CHECK(serial == FCGI_UNUSUAL);
 		free(keep);
 		return;
 	}
-	CHECK(serial > 0);
-	if (learnt_count == LAYOUTS)
-		forget();
+	CHECK(serial == (int64_t)learnt_count + 1);
 	one = &table[learnt_count++];
 	one->serial = serial;
 	one->list = copy_of(list, size);
