@@ -304,6 +304,7 @@ INTERRUPTED = """
     from fcgi_app import accept
     left = 0
     before = {}
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks there when tracing begins
     def trace(frame, event, arg):
         global left
         code = frame.f_code
