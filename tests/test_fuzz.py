@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fcgi_app.protocol.whole import scan_whole
+
 from .fuzz import SEEDS, TARGETS, build, sanitizer_options
 from .fuzz.seeds import SITUATIONS
 
@@ -55,3 +57,21 @@ def test_seeds_are_what_makes_them(target: str) -> None:
     there = {path.name: path.read_bytes() for path in (SEEDS / target).iterdir()}
     made = SITUATIONS[target]
     assert {name: there.get(name) for name in made} == made
+
+
+def test_whole_seeds_are_whole() -> None:
+    """Those that are named after a whole request are one, and the others are none."""
+    whole = {
+        name
+        for name, content in SITUATIONS["whole"].items()
+        if scan_whole(content) is not None
+    }
+    assert whole == {
+        "nginx",
+        "not-kept",
+        "greatest-id",
+        "padding",
+        "most-padding",
+        "two-requests",
+        "one-byte-more",
+    }

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .webserver import App, Wire, whole_request
+from .webserver import App, Wire, collect, whole_request
 
 pytestmark = pytest.mark.usefixtures("native_backend")
 
@@ -380,3 +380,43 @@ def test_interrupted_anywhere(tmp_path: Path, keep: bool) -> None:
         assert left > 8
         stack.close()
         assert app.stop() == 0
+
+
+# --- Forks -------------------------------------------------------------------------------
+
+FORKS = {
+    "exit": "print('child'); sys.exit()",
+    "os-exit": "print('child'); os._exit(0)",
+    "flush": "print('child', flush=True); os._exit(0)",
+    "finish": "finish(); os._exit(0)",
+    "accept": "accept(); os._exit(0)",
+    "exception": "sys.stderr = None; 1/0",
+    "log": "print('child', file=sys.stderr, flush=True); os._exit(0)",
+    "output": "print('x' * 70_000); os._exit(0)",
+    "buffer": "sys.stdout.buffer.write(b'child'); sys.stdout.buffer.flush(); os._exit(0)",
+}
+FORKING = PROGRAM.replace("except Exception as error", "except OSError as error")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [False, True], ids=["not-kept", "kept"])
+@pytest.mark.parametrize("what", FORKS)
+def test_fork_in_a_request(tmp_path: Path, what: str, keep: bool) -> None:
+    """Whatever a child does, its parent's answer is whole, and nobody else answers."""
+    do = f"""print('Content-Type: text/plain\\n')
+print('before')
+child = os.fork()
+if not child:
+    {FORKS[what]}
+os.waitpid(child, 0)
+print('after', end='')"""
+    twins = Twins(tmp_path)
+    sent = [whole_request(pairs=[(b"HTTP_DO", do.encode())], keep=keep)] * 3
+    apps = twins.start(FORKING)
+    pure, native = (talk(app, sent) for app in apps)
+    assert native == pure
+    for records in native:
+        if isinstance(records, list) and len(records) > 3:
+            assert collect(records).body == b"before\nafter"
+    assert [app.stop() for app in apps] == [0, 0]
+    twins.close()

@@ -41,7 +41,7 @@ static struct fcgi_lane *lane;
 static struct client clients[CLIENTS];
 static struct sockaddr_un address;
 static socklen_t address_size;
-static int listener = -1, epoll_fd = -1, held[HELD], held_count, given, listening;
+static int listener = -1, epoll_fd = -1, held[HELD], held_count, given, cut, listening;
 static int64_t turn;
 static size_t send_limit, recv_limit;
 static int send_error;
@@ -246,12 +246,15 @@ static void check_given(void)
 
 static void next(uint8_t how)
 {
-	int again = given && !lane->cut;
+	int again = given && !cut;
+	struct client *lost = cut ? client_of(lane->fd) : NULL;
 	int64_t result = fcgi_lane_next(lane, 0, how & 1);
 
 	if (again)
 		CHECK(result == turn); /* given again */
-	given = 0;
+	if (lost && lane->fd != NOTHING)
+		CHECK(client_of(lane->fd) != lost); /* nothing mends an answer cut off */
+	given = cut = 0;
 	turn = result;
 	CHECK(result >= FCGI_TURN_BROKEN && result != FCGI_TURN_BROKEN);
 	if (result > 0 || result == FCGI_TURN_PART) {
@@ -292,11 +295,12 @@ static void answer(uint8_t how)
 		CHECK(lane->fd == fd && !lane->cut);
 	} else if (left > 0) {
 		CHECK(lane->fd == fd && left <= all + 24);
+		cut = 1;
 		if (how & 8) { /* nobody cares for the rest: the lane closes it */
 			next(how);
 		} else {
 			hold(fcgi_lane_release(lane));
-			given = 0;
+			given = cut = 0;
 		}
 	} else {
 		given = 0;
@@ -348,10 +352,10 @@ static void start(uint8_t how)
 	CHECK(!getsockname(listener, (struct sockaddr *)&address, &address_size));
 	CHECK(!listen(listener, CLIENTS));
 	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	lane = fcgi_lane_new(epoll_fd, how & 1 ? 90 : 65536, how & 2 ? 1 : 1000,
+	lane = fcgi_lane_new(epoll_fd, how & 1 ? 59 : 65536 /* 59: one whole request */, how & 2 ? 1 : 1000,
 			     how & 4 ? 20 : 65536);
 	CHECK(lane);
-	held_count = given = listening = 0;
+	held_count = given = cut = listening = 0;
 	send_limit = recv_limit = SIZE_MAX;
 	send_error = 0;
 	asked_by = NULL;

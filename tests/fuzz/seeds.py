@@ -48,7 +48,7 @@ def request(
         + bytes(params)
         + bytes(padding)
         + build_record(RecordType.PARAMS, request_id)
-        + build_stream(RecordType.STDIN, request_id, body)
+        + build_stream(RecordType.STDIN, request_id, body, end=True)
     )
 
 
@@ -69,6 +69,7 @@ def _params() -> dict[str, bytes]:
         "greatest-length": _looked_up(b"A", b"\x01\xff\xff\xff\xffA"),
         "both-lengths-greatest": _looked_up(b"A", b"\xff" * 8),
         "length-cut-short": _looked_up(b"A", b"\x01\x01Ax\x80\0"),
+        "length-cut-shorter": _looked_up(b"A", b"\x01\x01Ax\x80\0\0"),
         "value-one-short": _looked_up(b"A", b"\x01\x02Ax"),
         "name-one-short": _looked_up(b"A", b"\x02\0A"),
         "nul-in-value": _looked_up(b"A", build_params([(b"A", b"a\0b")])),
@@ -124,6 +125,7 @@ def _environ() -> dict[str, bytes]:
             _listed(_LEARN, build_params([(b"N%d" % n, b"")]), b"") for n in range(34)
         ),
         "spoilt": learn + _SPOIL + _listed(_SHOW, plain) + _SPOIL + _RESTORE,
+        "process-spoilt": _RESTORE + _SPOIL + _RESTORE,
         "malformed": _listed(_LEARN, b"\x02\x02A", b"") + _listed(_SHOW, b"\x02"),
         "nul-in-value": _listed(_LEARN, build_params([(b"A", b"\0")]), b""),
         "no-params": _listed(_LEARN, b"", b"") + _listed(_SHOW, b""),
