@@ -23,6 +23,7 @@ SEEDS = HERE / "seeds"
 TARGETS = {
     "params": ("params.c",),
     "whole": ("whole.c",),
+    "body": ("body.c",),
     "environ": ("environ.c", "params.c"),
     "lane": ("params.c", "whole.c"),
 }

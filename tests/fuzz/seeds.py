@@ -102,6 +102,33 @@ def _whole() -> dict[str, bytes]:
 _LEARN, _SHOW, _RESTORE, _FORGET, _SPOIL = b"\0", b"\x02", b"\x04", b"\x05", b"\x06"
 
 
+def _input(left: int, skip: int, *records: bytes) -> bytes:
+    return left.to_bytes(2, "big") + bytes([skip, 1]) + b"".join(records)
+
+
+def _body() -> dict[str, bytes]:
+    one = build_record(RecordType.STDIN, 1, b"one more")
+    padded = build_record(RecordType.STDIN, 1, b"padded", 2)
+    end = build_record(RecordType.STDIN, 1, b"")
+    return {
+        "rest-of-a-record": _input(4, 0, b"rest"),
+        "less-than-the-rest": _input(9, 3, b"rest"),
+        "rest-and-padding": _input(4, 4, b"rest", bytes(4)),
+        "padding-cut": _input(4, 9, b"rest", bytes(4)),
+        "records-behind": _input(4, 0, b"rest", one, padded, one),
+        "end-of-the-stream": _input(4, 0, b"rest", one, end),
+        "end-with-padding": _input(0, 0, build_record(RecordType.STDIN, 1, b"", 8)),
+        "header-cut": _input(4, 0, b"rest", one, one[:7]),
+        "header-only": _input(4, 0, b"rest", one[:8]),
+        "content-cut": _input(4, 0, b"rest", one, padded[:11]),
+        "another-request": _input(4, 0, b"rest", build_record(5, 2, b"other"), one),
+        "another-type": _input(4, 0, b"rest", build_record(8, 1, b"data"), one),
+        "another-version": _input(4, 0, b"rest", b"\2" + one[1:]),
+        "greatest-record": _input(0, 0, build_record(5, 1, b"x" * 65535, 255)[:300]),
+        "nothing": _input(0, 0),
+    }
+
+
 def _listed(step: bytes, content: bytes, flags: bytes | None = None) -> bytes:
     given = b"" if flags is None else bytes([len(flags)]) + flags
     return step + len(content).to_bytes(2, "big") + content + given
@@ -205,6 +232,7 @@ def _lane() -> dict[str, bytes]:
 SITUATIONS: Mapping[str, Mapping[str, bytes]] = {
     "params": _params(),
     "whole": _whole(),
+    "body": _body(),
     "environ": _environ(),
     "lane": _lane(),
 }
