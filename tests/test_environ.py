@@ -82,6 +82,7 @@ def run_python(script: str, *args: str, **variables: str) -> str:
     path = str(Path(fcgi_app.__file__).parent.parent)
     run = subprocess.run(
         [sys.executable, "-c", script, *args],
+        cwd=path,  # where -c looks first; the checkout has another package
         env={**os.environ, "PYTHONPATH": path, **variables},
         stdin=subprocess.DEVNULL,
         capture_output=True,

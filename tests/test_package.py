@@ -265,7 +265,7 @@ def test_sdist_holds_what_the_extension_is_made_of(
     built: Built, build_module: ModuleType
 ) -> None:
     """The C sources, what Python sees of them, and what builds them; nothing built."""
-    needed = {*build_module.SOURCES, "fcgi.h", "core.cdef", "build.py"}
+    needed = {*build_module.SOURCES, "fcgi.h", "lane.h", "core.cdef", "build.py"}
     assert {f"fcgi_app/_native/{name}" for name in needed} <= built.sdist_names
     assert [name for name in built.sdist_names if name.endswith(".so")] == []
 

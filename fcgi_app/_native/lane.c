@@ -15,70 +15,21 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "fcgi.h"
+#include "lane.h"
 
 /* What os.environ has of every request, whatever the web server sends under the name. */
 static const uint8_t ROLE[] = "\x09\x09" "FCGI_ROLE" "RESPONDER";
 
 enum {
 	ROLE_SIZE = sizeof ROLE - 1,
-	BATCH = 64,
-	LISTENERS = 8,
 	FIRST_BYTES_MS = 2, /* nginx and httpd send their request some 10 us after connect(2) */
-	NOTHING = -1,
 	CLOSED = -100, /* beside enum fcgi_turn */
 	AGAIN = 8,     /* connections in a row without a look at anything else */
 	DISCOURAGED = -16,
 };
-
-/* A connection that epoll watches for its next request, in the order of last use. */
-struct place {
-	int before, after;
-	int64_t since; /* ms */
-	uint8_t waiting;
-};
-
-struct fcgi_lane {
-	int epoll_fd;
-	uint32_t room, most_params, most_bytes;
-	struct place *places; /* by descriptor */
-	int place_count;
-	int oldest, newest;
-	uint32_t count;
-	struct epoll_event events[BATCH];
-	int event_count, event_next;
-	int listeners[LISTENERS];
-	uint8_t is_tcp[LISTENERS], ready[LISTENERS];
-	int listener_count, any_ready;
-	int busy, passed_over;
-	int eager, again;     /* how often a connection may be tried for without a wait */
-	uint32_t most;        /* connections; beyond it, the oldest that waits goes */
-	int fd;               /* of what was given last, until it is answered or released */
-	uint8_t fd_watched;
-	uint8_t cut;          /* its answer went out in part: the rest is the caller's */
-	int64_t turn;         /* what was given then */
-	int64_t left;         /* of its answer */
-	uint32_t received;
-	int other_fd;
-	uint32_t other_events;
-	int error;
-	struct fcgi_whole whole;
-	uint8_t *buffer;
-	uint8_t answer[3 * FCGI_HEADER_LEN + FCGI_HEADER_LEN + FCGI_MAX_LENGTH];
-};
-
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 struct fcgi_lane *fcgi_lane_new(int epoll_fd, uint32_t room, uint32_t most_params,
 				uint32_t most_bytes)
@@ -165,72 +116,6 @@ void fcgi_lane_limit(struct fcgi_lane *lane, uint32_t most)
 	lane->most = most;
 }
 
-/* --- Who waits ---------------------------------------------------------------------- */
-
-static int is_waiting(const struct fcgi_lane *lane, int fd)
-{
-	return fd >= 0 && fd < lane->place_count && lane->places[fd].waiting;
-}
-
-/* Put a connection to the end of the list; 0: there is no memory. */
-static int wait_on(struct fcgi_lane *lane, int fd)
-{
-	struct place *place;
-
-	if (fd >= lane->place_count) {
-		int count = lane->place_count ? 2 * lane->place_count : 64;
-		void *places;
-
-		if (count <= fd)
-			count = fd + 1;
-		places = reallocarray(lane->places, (size_t)count, sizeof *place);
-		if (!places)
-			return 0;
-		lane->places = places;
-		memset(lane->places + lane->place_count, 0,
-		       (size_t)(count - lane->place_count) * sizeof *place);
-		lane->place_count = count;
-	}
-	place = &lane->places[fd];
-	place->waiting = 1;
-	place->since = now_ms();
-	place->before = lane->newest;
-	place->after = NOTHING;
-	if (lane->newest == NOTHING)
-		lane->oldest = fd;
-	else
-		lane->places[lane->newest].after = fd;
-	lane->newest = fd;
-	lane->count++;
-	return 1;
-}
-
-static void leave(struct fcgi_lane *lane, int fd)
-{
-	struct place *place = &lane->places[fd];
-
-	if (place->before == NOTHING)
-		lane->oldest = place->after;
-	else
-		lane->places[place->before].after = place->after;
-	if (place->after == NOTHING)
-		lane->newest = place->before;
-	else
-		lane->places[place->after].before = place->before;
-	place->waiting = 0;
-	lane->count--;
-}
-
-static int watch(struct fcgi_lane *lane, int fd, int operation)
-{
-	struct epoll_event event;
-
-	memset(&event, 0, sizeof event);
-	event.events = EPOLLIN;
-	event.data.fd = fd;
-	return epoll_ctl(lane->epoll_fd, operation, fd, &event) ? errno : 0;
-}
-
 /* Close a connection. epoll is told first: where a child has a copy of the descriptor,
  * it would go on to report it. */
 static void shut(struct fcgi_lane *lane, int fd, uint8_t watched)
@@ -238,18 +123,6 @@ static void shut(struct fcgi_lane *lane, int fd, uint8_t watched)
 	if (watched)
 		watch(lane, fd, EPOLL_CTL_DEL);
 	close(fd);
-}
-
-int fcgi_lane_adopt(struct fcgi_lane *lane, int fd)
-{
-	int error = watch(lane, fd, EPOLL_CTL_ADD);
-
-	if (error)
-		return error;
-	if (wait_on(lane, fd))
-		return 0;
-	watch(lane, fd, EPOLL_CTL_DEL);
-	return ENOMEM;
 }
 
 int fcgi_lane_release(struct fcgi_lane *lane)
@@ -263,17 +136,6 @@ int fcgi_lane_release(struct fcgi_lane *lane)
 	return fd;
 }
 
-int fcgi_lane_oldest(struct fcgi_lane *lane)
-{
-	int fd = lane->oldest;
-
-	if (fd != NOTHING) {
-		watch(lane, fd, EPOLL_CTL_DEL);
-		leave(lane, fd);
-	}
-	return fd;
-}
-
 void fcgi_lane_abandon(struct fcgi_lane *lane)
 {
 	int fd = lane->oldest;
@@ -281,7 +143,7 @@ void fcgi_lane_abandon(struct fcgi_lane *lane)
 	while (fd != NOTHING) {
 		int next = lane->places[fd].after;
 
-		leave(lane, fd);
+		stop_waiting(lane, fd);
 		close(fd);
 		fd = next;
 	}
@@ -289,16 +151,6 @@ void fcgi_lane_abandon(struct fcgi_lane *lane)
 		close(lane->fd);
 	lane->fd = NOTHING;
 	lane->event_count = lane->event_next = lane->listener_count = lane->any_ready = 0;
-}
-
-int64_t fcgi_lane_due(const struct fcgi_lane *lane, int64_t after)
-{
-	int64_t left;
-
-	if (lane->oldest == NOTHING)
-		return -1;
-	left = lane->places[lane->oldest].since + after - now_ms();
-	return left < 0 ? 0 : left;
 }
 
 /* --- What comes ----------------------------------------------------------------------- */
@@ -425,7 +277,7 @@ static int64_t next_event(struct fcgi_lane *lane)
 		int64_t turn;
 
 		if (is_waiting(lane, fd)) {
-			leave(lane, fd);
+			stop_waiting(lane, fd);
 			turn = look(lane, fd, 1);
 			if (turn == FCGI_TURN_NONE)
 				wait_on(lane, fd); /* where it was before */

@@ -25,7 +25,7 @@ TARGETS = {
     "whole": ("whole.c",),
     "body": ("body.c",),
     "environ": ("environ.c", "params.c"),
-    "lane": ("params.c", "whole.c"),
+    "lane": ("params.c", "whole.c", "waiting.c"),
 }
 _FLAGS = ("-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Wshadow", "-Werror")
 _SANITIZERS = "address,undefined"
