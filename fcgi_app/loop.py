@@ -117,8 +117,6 @@ class Loop:
             self.stop()
 
     def _start_fastcgi(self, listeners: list[socket.socket]) -> None:
-        from .acceptor import Acceptor
-
         assert self._settings is not None
         self._log = open_log(self._settings)
         admits = None
@@ -136,7 +134,9 @@ class Loop:
                 listeners, self._settings, admits, release
             )
             return  # run_threads knows how many requests there may be
-        acceptor_class, swap_class = _best_classes()
+        from .twins import choose, open_shortcut
+
+        acceptor_class, swap_class = choose()
         self._acceptor = acceptor_class(listeners, self._settings, admits, release)
         self._source = watched(
             self._acceptor,
@@ -145,8 +145,10 @@ class Loop:
             owns_stderr=not self._settings.descriptors,
         )
         self._swap = swap_class(replace=self._settings.replace_environ)
-        if acceptor_class is not Acceptor:
-            self._open_shortcut(self._settings)
+        if self._source is self._acceptor:  # else somebody wants to know of requests
+            self._shortcut = open_shortcut(
+                self, self._acceptor, self._swap, self._settings
+            )
 
     def _start_cgi(self) -> None:
         from .cgi import CgiEnviron
@@ -241,30 +243,6 @@ class Loop:
             text.bind(request)
         sys.stdin, sys.stdout, sys.stderr = self._texts
         return not request.owns_descriptors or self._give_descriptors(request)
-
-    def _open_shortcut(self, settings: Settings) -> None:
-        """From now on, take the short way where everything is as usual."""
-        from .lane import LaneAcceptor
-
-        if (
-            not isinstance(self._acceptor, LaneAcceptor)
-            or self._source is not self._acceptor  # somebody wants to know of requests
-            or settings.descriptors
-            or settings.passthrough
-            or settings.keep_timeout
-        ):
-            return
-        from .lazyenviron import LazyEnvironSwap
-        from .shortcut import Shortcut
-
-        assert isinstance(self._swap, LazyEnvironSwap)
-        if not self._swap.is_lazy:
-            return
-        self.install_streams()
-        assert self._texts is not None
-        self._shortcut = Shortcut(
-            self, self._acceptor, self._swap, self._texts, settings
-        )
 
     def _give_descriptors(self, request: Request) -> bool:
         """Let descriptors 0 to 2 be the request's; answer 500 where they cannot."""
@@ -413,10 +391,10 @@ class Loop:
         """Whether it has been found out what the process is."""
         return self._started
 
-    def install_streams(self) -> None:
-        """Put the permanent streams in place of the process's own."""
+    def install_streams(self) -> tuple[TextIn, TextOut, TextOut]:
+        """Put the permanent streams in place of the process's own; return them."""
         if self._texts is not None:
-            return
+            return self._texts
         self._originals = (sys.stdin, sys.stdout, sys.stderr)
         self._texts = (
             TextIn(),
@@ -425,6 +403,7 @@ class Loop:
         )
         sys.stdin, sys.stdout, sys.stderr = self._texts
         self.hooks.watch_exit()
+        return self._texts
 
     def remove_streams(self) -> None:
         """Put the process's own streams back where ours are still in place."""
@@ -485,25 +464,6 @@ class Loop:
                     text.bind(None)
         if self._acceptor is not None and not self._threaded:  # which sees to it itself
             self._acceptor.abandon((keep,) if keep is not None else ())
-
-
-def _best_classes() -> tuple[type[Acceptor], type[EnvironSwap]]:
-    """Give what does the hot work: in C, or in Python."""
-    import selectors
-
-    from ._backend import BACKEND
-
-    # Somebody may have put another selector in the place of this one.
-    epoll = getattr(selectors, "EpollSelector", None)
-    if BACKEND == "native" and selectors.DefaultSelector is epoll:
-        from .lane import LaneAcceptor
-        from .lazyenviron import LazyEnvironSwap
-
-        return LaneAcceptor, LazyEnvironSwap
-    from .acceptor import Acceptor
-    from .environ import EnvironSwap
-
-    return Acceptor, EnvironSwap
 
 
 def _closed_socket() -> socket.socket:
