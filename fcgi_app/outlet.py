@@ -182,19 +182,22 @@ class Outlet:
             return self._drain_mixed()
         while self.queue:
             queue = self.queue
-            if len(queue) > 1 and (
-                len(queue) > _MAX_BUFFERS or self.pending < _JOIN_BELOW
-            ):
-                there = len(queue)  # a signal handler may add to it meanwhile
+            there = len(queue)  # a signal handler may add to it meanwhile
+            size = sum(map(len, queue[:there]))
+            if there > 1 and (there > _MAX_BUFFERS or size < _JOIN_BELOW):
                 queue[:there] = [b"".join(queue[:there])]
+                there = 1
             try:
-                if len(queue) == 1:
+                if there == 1:
                     sent = self._sock.send(queue[0], _FLAGS)
                 else:
-                    sent = self._sock.sendmsg(queue, (), _FLAGS)
+                    sent = self._sock.sendmsg(queue[:there], (), _FLAGS)
             except (BlockingIOError, InterruptedError):
                 return False
-            self._remove(sent)
+            if sent == size:  # as nearly always
+                del queue[:there]
+            else:
+                self._remove(sent)
         return True
 
     def _drain_mixed(self) -> bool:
