@@ -98,8 +98,11 @@ def _emit(
         # What logging does where nobody has set it up.
         if level >= _WARNING and sys.stderr is not None:
             sys.stderr.write(message % args + "\n")
-    else:
+        return
+    try:
         getLogger("fcgi_app").log(level, message, *args, exc_info=error)
+    except ValueError:  # sys.stderr is closed, and logging wants to say so there
+        os.write(2, f"{message % args}{_describe(error)}\n".encode("utf-8", "replace"))
 
 
 def _describe(error: tuple[Any, Any, Any] | None) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from pathlib import Path
 
 import pytest
 
 from fcgi_app._log import log_in_background, log_in_foreground, log_warning
 
 from .threads import eventually
+from .webserver import App
 
 
 class ByThread(logging.Handler):
@@ -46,3 +48,20 @@ def test_in_the_background_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
     others = {by for _, by in handler.lines if by is not here}
     assert len(others) == 2
     eventually(lambda: not any(by.is_alive() for by in others), "both end")
+
+
+def test_closed_stderr(tmp_path: Path) -> None:
+    """A program that has closed its sys.stderr is served on; the log is descriptor 2."""
+    source = """
+    import sys
+    from fcgi_app import accept
+    while accept():
+        sys.stderr = sys.stdout
+        print("no head")
+        sys.stdout.close()
+    """
+    with App(tmp_path, source) as app:
+        for _ in range(2):
+            assert app.ask().body == b"500 Internal Server Error\n"
+        assert app.stop() == 0
+        assert app.log.count("answered 500") == 2
