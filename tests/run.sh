@@ -8,12 +8,11 @@ usage: sh tests/run.sh [--all-servers] [--coverage] [PYTEST ARGUMENTS]
 Without pytest arguments: installs the web servers that are missing, builds the wheels
 with and without the native backend, looks at the source (ruff, mypy, import-linter,
 mandoc, the compiler's warnings), tries the quick start, and runs the test suite against
-the installed wheel. On python3: some of it with AddressSanitizer and UBSan in the native
-backend and what the fuzzing has as seeds, then all of it with the native backend. Then,
-side by side, on python3 with the pure backend what needs no real web server, and on every
-other Python 3.10 to 3.13 that is found what is not marked slow either, with the native
-backend, and some of that with the pure one. Each of those shows what it has to say when
-it is done.
+the installed wheel. On python3: all of it with the native backend, what needs no real
+web server with the pure one, and some with AddressSanitizer and UBSan in the native one.
+On every other Python 3.10 to 3.13 that is found: what needs no real web server and is not
+marked slow, with the native backend, and some of that with the pure one. All these run
+side by side, and each shows what it has to say when it is done.
 
 With pytest arguments: only those tests, only on python3, such as
     sh tests/run.sh tests/test_params.py -k truncated
@@ -43,6 +42,7 @@ versions=${PYTHONS-3.10 3.11 3.12 3.13}
 all_servers=no
 coverage=no
 sanitize=no
+job=
 most_unsteady=5 # tests of one Python that may fail once; more is a defect
 failed=
 summary=
@@ -279,54 +279,61 @@ tests_on() {
     step "tests on Python $title, $kind" suite "$place" --backend="$kind" "$@"
 }
 
-# another_python VERSION: all of one more Python, in a process of its own beside others;
-# of VERSION-pure, what needs no real web server, with the pure backend.
-another_python() {
+# alone JOB: one of the jobs below, in a process of its own beside others.
+#   VERSION        what needs no real web server, and is not slow, and some of it pure
+#   VERSION-all    all of it, in the environment that is there already
+#   VERSION-pure   what needs no real web server, with the pure backend
+#   sanitizers     the backend with AddressSanitizer and UBSan
+alone() {
     exec 3>&1 >"$envs/$1.log" 2>&1
     case $1 in
-    *-pure)
-        other=$python
-        set -- "$1" pure
-        ;;
-    *)
-        other=$(find_python "$1")
-        set -- "$1" native
-        ;;
+    *-all) ;;
+    *) coverage=no ;;
     esac
-    some="not e2e and not slow"
-    [ "$2" = native ] || some="not e2e"
-    [ "$all_servers" = no ] || some=
-    if step "environment for Python $1" make_env "$envs/$1" "$other" &&
-        step "installation for Python $1" install_wheel "$envs/$1" test "$2"; then
-        tests_on "$envs/$1" "$2" "${1%-pure}" -q -m "$some"
-        if [ "$2" = native ] &&
-            step "the pure wheel for Python $1" install_wheel "$envs/$1" test pure; then
+    case $1 in
+    sanitizers) step "sanitizers" sanitized ;;
+    *-all) tests_on "$main" native "$main_version" -q ;;
+    *-pure) some_tests "$1" pure "$python" "not e2e" ;;
+    *)
+        some_tests "$1" native "$(find_python "$1")" "not e2e and not slow" &&
+            step "the pure wheel for Python $1" install_wheel "$envs/$1" test pure &&
             # shellcheck disable=SC2086  # one word for each file
             tests_on "$envs/$1" pure "$1" -q -m "not e2e and not slow" $pure_part
-        fi
-    fi
+        ;;
+    esac
     cat "$envs/$1.log" >&3
     echo "$failed" >"$envs/$1.failed"
     echo "$summary" >"$envs/$1.summary"
 }
 
-# other_pythons VERSION...: side by side, for they wait more than they compute. Not by
-# "&": what a shell starts in this way ignores Ctrl-C.
-other_pythons() {
-    printf '\n== tests on Python %s, side by side\n' "$(echo "$*" | sed 's/ /, /g')"
-    for version; do rm -f "$envs/$version.summary"; done
+# some_tests ENVIRONMENT BACKEND PYTHON MARKERS: an environment with one of the wheels,
+# and the tests in it; with --all-servers all of them.
+some_tests() {
+    some=$4
+    [ "$all_servers" = no ] || some=
+    step "environment $1" make_env "$envs/$1" "$3" &&
+        step "installation in $1" install_wheel "$envs/$1" test "$2" &&
+        tests_on "$envs/$1" "$2" "${1%-pure}" -q -m "$some"
+}
+
+# side_by_side JOB...: for they wait more than they compute. Not by "&": what a shell
+# starts in this way ignores Ctrl-C.
+side_by_side() {
+    printf '\n== side by side: %s\n' "$*"
+    for job; do rm -f "$envs/$job.summary"; done
     options=
     [ "$all_servers" = no ] || options=--all-servers
-    # shellcheck disable=SC2086  # none or one
-    printf '%s\n' "$@" | xargs -n 1 -P 4 sh tests/run.sh $options --another
-    for version; do
-        if [ -e "$envs/$version.summary" ]; then
-            summary="$summary$(cat "$envs/$version.summary")"
-            failed="$failed$(cat "$envs/$version.failed")"
+    [ "$coverage" = no ] || options="$options --coverage"
+    # shellcheck disable=SC2086  # none or some
+    printf '%s\n' "$@" | xargs -n 1 -P 3 sh tests/run.sh $options --alone
+    for job; do
+        if [ -e "$envs/$job.summary" ]; then
+            summary="$summary$(cat "$envs/$job.summary")"
+            failed="$failed$(cat "$envs/$job.failed")"
         else
             summary="$summary
-  Python $version: FAILED, ended early (see $envs/$version.log)"
-            failed="$failed, Python $version"
+  $job: FAILED, ended early (see $envs/$job.log)"
+            failed="$failed, $job"
         fi
     done
 }
@@ -350,9 +357,9 @@ while [ $# -gt 0 ]; do
     --coverage) coverage=yes ;;
     --sanitize) sanitize=yes ;;
     --backend=native | --backend=pure) backend=${1#*=} ;;
-    --another) # see other_pythons
-        another_python "$2"
-        exit
+    --alone) # see side_by_side
+        job=$2
+        shift
         ;;
     -h | --help)
         usage
@@ -375,6 +382,11 @@ case $main_version in
 *) die "$python is Python $main_version, and 3.10 is the oldest that will do" ;;
 esac
 main=$envs/$main_version
+
+if [ -n "$job" ]; then
+    alone "$job"
+    exit
+fi
 
 must "Debian packages" install_packages
 must "environment for Python $main_version" make_env "$main" "$python"
@@ -401,11 +413,7 @@ step "import contracts" "$main/bin/lint-imports" --no-cache --no-logo
 step "man pages" lint_pages
 step "C sources" lint_c
 step "quick start" env PYTHON="$python" sh examples/quickstart.sh --check --port 0
-step "sanitizers" sanitized
-tests_on "$main" native "$main_version"
-[ "$coverage" = no ] || step "coverage" report_coverage
-
-set -- "$main_version-pure" # first, for it takes longest
+set -- "$main_version-all" "$main_version-pure" # first, for they take longest
 for version in $versions; do
     [ "$version" != "$main_version" ] || continue
     if find_python "$version" >/dev/null; then
@@ -415,7 +423,8 @@ for version in $versions; do
   tests on Python $version: not run, there is no python$version here"
     fi
 done
-other_pythons "$@"
+side_by_side "$@" sanitizers
+[ "$coverage" = no ] || step "coverage" report_coverage
 
 report
 [ -z "$failed" ]
