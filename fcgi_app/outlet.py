@@ -194,10 +194,7 @@ class Outlet:
                     sent = self._sock.sendmsg(queue[:there], (), _FLAGS)
             except (BlockingIOError, InterruptedError):
                 return False
-            if sent == size:  # as nearly always
-                del queue[:there]
-            else:
-                self._remove(sent)
+            self._remove(sent, there if sent == size else 0)  # all, nearly always
         return True
 
     def _drain_mixed(self) -> bool:
@@ -228,9 +225,12 @@ class Outlet:
     def _took(self, size: int) -> None:
         """Take note that ``size`` bytes of a file have been sent or dropped."""
 
-    def _remove(self, sent: int) -> None:
-        """Take what has been sent off the queue."""
+    def _remove(self, sent: int, whole: int = 0) -> None:
+        """Take what has been sent off the queue; ``whole``: so many buffers, if known."""
         queue = self.queue
+        if whole:
+            del queue[:whole]
+            return
         done = 0
         while done < len(queue) and sent >= len(queue[done]):
             sent -= len(queue[done])

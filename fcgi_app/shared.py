@@ -186,9 +186,9 @@ class SharedOutlet(Outlet):
         super()._lose()
         self._waiters.notify()
 
-    def _remove(self, sent: int) -> None:
+    def _remove(self, sent: int, whole: int = 0) -> None:
         self.sent += sent
-        super()._remove(sent)
+        super()._remove(sent, whole)
         self._waiters.notify()
 
 
