@@ -44,6 +44,7 @@ def modules_of_worker(
     """Start the loop with a socket on descriptor 0; return what it has loaded."""
     path = os.fspath(folder / "socket")
     # Without site, whose .pth files may load anything; cffi's share has to be found.
+    # Not in the checkout, where -c finds a package without the native backend.
     search = os.pathsep.join([PACKAGE_PARENT, *filter(None, sys.path)])
     environ = {**os.environ, "PYTHONPATH": search, **more}
     with socket.socket(socket.AF_UNIX) as listener:
@@ -51,7 +52,7 @@ def modules_of_worker(
         listener.listen()
         command = [sys.executable, "-S", "-c", LOOP]
         worker = subprocess.Popen(
-            command, stdin=listener.fileno(), env=environ, pass_fds=fds
+            command, cwd=folder, stdin=listener.fileno(), env=environ, pass_fds=fds
         )
         try:
             return set(fetch(path).decode().split())
