@@ -29,11 +29,13 @@ __all__ = ["LazyEnvironSwap"]
 _MAX_LAYOUTS: int = lib.FCGI_LAYOUTS
 _MAX_LAYOUT_NAMES = 4096
 """Greatest sum of the lengths of the names of a layout that is kept, in bytes."""
-_FEW = 2
+_FEW = 8
+_MAX_HOT: int = lib.FCGI_HOT
 """Variables that are looked up singly; whoever wants more gets all of them decoded."""
 _size = dict.__len__
 _clear = dict.clear
 _find = lib.fcgi_environ_find
+_heat = lib.fcgi_environ_heat
 _show = lib.fcgi_environ_show
 _UNKNOWN: int = lib.FCGI_UNKNOWN
 _NO_MEMORY: int = lib.FCGI_NO_MEMORY
@@ -46,6 +48,9 @@ class _Layout(Frozen):
     """Those that stay out of the environment."""
     kept: bool
     """It is kept for other requests."""
+    hot: list[tuple[bytes, int, int]]
+    """Names that were asked for, with where C notes begin and end of each value: the
+    next request with this layout will be asked for them, too."""
 
 
 class LazyData(dict[bytes, bytes]):
@@ -84,8 +89,17 @@ class LazyData(dict[bytes, bytes]):
             value = self.base[name]
         else:
             value = self.params[span >> 32 : span & 0xFFFFFFFF]
+            self._heat(name)
         self[name] = value
         return value
+
+    def _heat(self, name: bytes) -> None:
+        """Have the next request with this layout find the name at once."""
+        hot = self.layouts[self.layout - 1].hot
+        if len(hot) < _MAX_HOT:
+            place = _heat(self.environ, self.layout, name, len(name))
+            if place >= 0:
+                hot.append((name, 2 * place, 2 * place + 1))
 
     def _look_up(self, name: bytes) -> bytes:
         """Find a variable outside of a request, or one of many."""
@@ -143,6 +157,8 @@ class LazyEnvironSwap(EnvironSwap):
     Attributes:
         environ: C's share of it.
         data: the content of os.environ.
+        layouts: what is known of lists of params, in the order of their numbers.
+        spans: where C notes the values of names that are hot.
         is_lazy: os.environ has a content that can be exchanged, and is looked up.
     """
 
@@ -152,17 +168,19 @@ class LazyEnvironSwap(EnvironSwap):
         if made == ffi.NULL:
             raise MemoryError("no memory for a copy of the environment")
         self.environ = made
+        found = ffi.buffer(lib.fcgi_environ_hot(made), 8 * _MAX_HOT)
+        self.spans = memoryview(found).cast("I")
         names = (
             ffi.string(lib.fcgi_environ_string(made, index)).partition(b"=")[0]
             for index in range(lib.fcgi_environ_count(made))
         )
         self._strings = [name if is_base(name) else None for name in names]
         """The name of each of C's strings; None: it is hidden during requests."""
-        self._layouts_of_c: list[_Layout] = []
+        self.layouts: list[_Layout] = []
         self._role_pairs: dict[bytes, bytes] = {}
         self.data = LazyData()
         self.data.environ = made
-        self.data.layouts = self._layouts_of_c
+        self.data.layouts = self.layouts
         self.data.layout = self.data.size = 0
         self.data.base = self._base
         self.data.process = self._process
@@ -262,7 +280,7 @@ class LazyEnvironSwap(EnvironSwap):
             name is not None and (name not in last or name in hidden)
             for name in self._strings
         )
-        known = self._layouts_of_c
+        known = self.layouts
         if len(known) >= _MAX_LAYOUTS or (known and not known[-1].kept):
             lib.fcgi_environ_forget(self.environ)
             known.clear()
@@ -270,4 +288,4 @@ class LazyEnvironSwap(EnvironSwap):
         if number <= 0:
             raise MemoryError("no memory for a copy of the params")
         kept = sum(map(len, names)) <= _MAX_LAYOUT_NAMES
-        known.append(_Layout(hidden, kept))
+        known.append(_Layout(hidden, kept, []))

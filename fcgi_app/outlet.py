@@ -226,7 +226,7 @@ class Outlet:
         """Take note that ``size`` bytes of a file have been sent or dropped."""
 
     def _remove(self, sent: int, whole: int = 0) -> None:
-        """Take what has been sent off the queue; ``whole``: so many buffers, if known."""
+        """Take off what has been sent; ``whole``: that was so many buffers."""
         queue = self.queue
         if whole:
             del queue[:whole]

@@ -56,12 +56,14 @@ class Shortcut:
         "_head_length",
         "_in",
         "_lane",
+        "_layouts",
         "_limit",
         "_loop",
         "_mended",
         "_os_environ",
         "_out",
         "_parts",
+        "_spans",
         "_swap",
         "_window",
         "opened",
@@ -82,6 +84,8 @@ class Shortcut:
         self._swap = swap
         self._environ = swap.environ
         self._data = swap.data
+        self._layouts = swap.layouts
+        self._spans = swap.spans
         self._os_environ: Any = os.environ
         self._in, self._out, self._err = texts
         self._limit = settings.output_buffer - 1  # with that much it is sent
@@ -150,9 +154,12 @@ class Shortcut:
         if not turn:
             return False
         _clear(data)
-        data.params = self._window
-        data.layout = turn >> _LAYOUT
+        data.params = window = self._window
+        data.layout = layout = turn >> _LAYOUT
         data.size = turn & _SIZE_MASK
+        spans = self._spans
+        for name, begin, end in self._layouts[layout - 1].hot:
+            data[name] = window[spans[begin] : spans[end]]
         self._loop.hooks.leaving = None
         if out._changed:
             out._forget_changes()

@@ -22,6 +22,8 @@ struct layout {
 	char **tail;             /* the strings that are the same for each, and NULL */
 	size_t count, kept, tail_count;
 	int64_t number;
+	size_t hot[FCGI_HOT];    /* which pairs are asked for in each request */
+	int hot_count;
 };
 
 enum { FIRST_ROOM = 8192, FIRST_SLOTS = 128 };
@@ -43,6 +45,7 @@ struct fcgi_environ {
 	size_t slots;
 	struct fcgi_pair *pairs;     /* of the list that is looked at */
 	size_t pair_room;
+	uint32_t hot[2 * FCGI_HOT];
 	struct layout *layouts[FCGI_LAYOUTS];
 	size_t layout_count;
 	struct layout *latest;
@@ -314,6 +317,12 @@ int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t 
 		to += pair->value_length;
 		*to++ = 0;
 	}
+	for (i = 0; i < (size_t)layout->hot_count; i++) {
+		const struct fcgi_pair *pair = &env->pairs[layout->hot[i]];
+
+		env->hot[2 * i] = pair->value;
+		env->hot[2 * i + 1] = pair->value + pair->value_length;
+	}
 	memcpy(env->shown + done, layout->tail, layout->tail_count * sizeof *layout->tail);
 	restore_text(env);
 	env->visible = layout;
@@ -321,23 +330,55 @@ int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t 
 	return layout->number;
 }
 
-int64_t fcgi_environ_find(const struct fcgi_environ *env, const uint8_t *name,
-			  size_t name_length)
+/* Which pair of a layout is shown under a name; its count: none. */
+static size_t index_of(const struct layout *layout, const uint8_t *name, size_t name_length)
 {
-	const struct layout *layout = env->visible;
-	const uint8_t *other;
+	const uint8_t *other = layout->names;
 	size_t i;
 
-	if (!layout)
-		return -1;
-	other = layout->names;
 	for (i = 0; i < layout->count; i++) {
 		uint32_t length = layout->lengths[i];
 
 		if (length == name_length && layout->keep[i] && !memcmp(other, name, length))
-			return (int64_t)env->pairs[i].value << 32 |
-			       (env->pairs[i].value + env->pairs[i].value_length);
+			break;
 		other += length;
 	}
-	return -1;
+	return i;
+}
+
+int64_t fcgi_environ_find(const struct fcgi_environ *env, const uint8_t *name,
+			  size_t name_length)
+{
+	const struct layout *layout = env->visible;
+	const struct fcgi_pair *pair;
+	size_t i;
+
+	if (!layout)
+		return -1;
+	i = index_of(layout, name, name_length);
+	if (i == layout->count)
+		return -1;
+	pair = &env->pairs[i];
+	return (int64_t)pair->value << 32 | (pair->value + pair->value_length);
+}
+
+int fcgi_environ_heat(struct fcgi_environ *env, int64_t number, const uint8_t *name,
+		      size_t name_length)
+{
+	struct layout *layout;
+	size_t i;
+
+	if (number < 1 || (uint64_t)number > env->layout_count)
+		return -1;
+	layout = env->layouts[number - 1];
+	i = index_of(layout, name, name_length);
+	if (i == layout->count || layout->hot_count == FCGI_HOT)
+		return -1;
+	layout->hot[layout->hot_count] = i;
+	return layout->hot_count++;
+}
+
+const uint32_t *fcgi_environ_hot(const struct fcgi_environ *env)
+{
+	return env->hot;
 }

@@ -142,6 +142,16 @@ void fcgi_environ_forget(struct fcgi_environ *env);
  * has changed. */
 int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t size);
 
+/* From now on, note where the value of this name is whenever a list of the layout is
+ * shown: in which place of fcgi_environ_hot; -1: the name is not shown, or all are taken. */
+enum { FCGI_HOT = 4 };
+int fcgi_environ_heat(struct fcgi_environ *env, int64_t number, const uint8_t *name,
+		      size_t name_length);
+
+/* The places: where each value begins in the list that was shown last, and where it ends.
+ * The address never changes. */
+const uint32_t *fcgi_environ_hot(const struct fcgi_environ *env);
+
 /* Where the value is that is shown for a name of the list which was shown last: where it
  * begins in that << 32 | where it ends; -1: none is. */
 int64_t fcgi_environ_find(const struct fcgi_environ *env, const uint8_t *name,
