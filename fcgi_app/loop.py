@@ -67,6 +67,8 @@ class Loop:
         self._listening_pid = 0  # of the process that opened our own sockets
         self._current: Request | None = None
         self._shortcut: Shortcut | None = None
+        self.step: Callable[[], bool] = _no_step
+        """Ends a request and begins the next, if both are usual (`Shortcut.step`)."""
         self.before_swap: list[Callable[[], object]] = []
         """Called before the streams change hands: a request is to begin, or to end."""
 
@@ -149,6 +151,8 @@ class Loop:
             self._shortcut = open_shortcut(
                 self, self._acceptor, self._swap, self._settings
             )
+            if self._shortcut is not None:
+                self.step = self._shortcut.step
 
     def _start_cgi(self) -> None:
         from .cgi import CgiEnviron
@@ -195,12 +199,9 @@ class Loop:
 
     def accept(self, timeout: float | None, descriptors: bool | None) -> bool:
         """Finish the request before, wait for the next, make the process its own."""
-        shortcut = self._shortcut
-        if shortcut is not None and timeout is None and shortcut.step():
-            return True
         while self.current is not None:  # a callback may have accepted another one
             self.finish()
-        if shortcut is not None and timeout is None and shortcut.step():
+        if timeout is None and self.step():
             return True
         if not self._started:
             if descriptors is not None and not self._over:
@@ -464,6 +465,11 @@ class Loop:
                     text.bind(None)
         if self._acceptor is not None and not self._threaded:  # which sees to it itself
             self._acceptor.abandon((keep,) if keep is not None else ())
+
+
+def _no_step() -> bool:
+    """There is no short way."""
+    return False
 
 
 def _closed_socket() -> socket.socket:

@@ -54,6 +54,7 @@ class Shortcut:
         "_err",
         "_head",
         "_head_length",
+        "_hooks",
         "_in",
         "_lane",
         "_layouts",
@@ -78,6 +79,7 @@ class Shortcut:
         settings: Settings,
     ) -> None:
         self._loop = loop
+        self._hooks = loop.hooks
         self._acceptor = acceptor
         self._lane = acceptor.lane
         self._window = acceptor.window
@@ -160,7 +162,7 @@ class Shortcut:
         spans = self._spans
         for name, begin, end in self._layouts[layout - 1].hot:
             data[name] = window[spans[begin] : spans[end]]
-        self._loop.hooks.leaving = None
+        self._hooks.leaving = None
         if out._changed:
             out._forget_changes()
         out.room = self._limit

@@ -48,6 +48,8 @@ def accept(timeout: float | None = None, *, descriptors: bool | None = None) -> 
         ConfigError: a setting of the environment is invalid, or descriptor 0 is a
             socket that neither listens nor is connected (first call only).
     """
+    if timeout is None and process_loop.step():
+        return True
     return process_loop.accept(timeout, descriptors)
 
 
