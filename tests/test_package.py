@@ -21,6 +21,7 @@ from types import ModuleType
 import pytest
 
 import fcgi_app
+from fcgi_app._backend import BACKEND
 
 from .shipping import (
     EXTENSION,
@@ -41,6 +42,9 @@ MODULES = sorted(
     if not module.name.endswith(("__main__", "_native.build"))
 )
 """All that can be imported: without the extension not ``fcgi_app._native`` either."""
+if BACKEND != "native":
+    only = ("bulk", "lane", "lazyenviron", "paramlist", "shortcut")
+    MODULES = [name for name in MODULES if name.rpartition(".")[2] not in only]
 if not any((PACKAGE / "_native").glob("_core*.so")):
     MODULES = [name for name in MODULES if not name.startswith("fcgi_app._native")]
 MAN_PAGES = sorted(page.name for page in (REPO / "manpages").glob("*.[0-9]"))
