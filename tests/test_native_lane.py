@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("native_backend")
 
 
 @pytest.fixture(autouse=True)
-def _still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def _still_clock(native_backend: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """No time passes: what is due in a fifth of a second is due in neither, or both."""
     for name in ("acceptor", "places", "link", "sending", "transport", "lane"):
         monkeypatch.setattr(f"fcgi_app.{name}.monotonic", lambda: 1000.0)
