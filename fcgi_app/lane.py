@@ -24,6 +24,7 @@ from .acceptor import _FIRST_PAUSE, _LONGEST_PAUSE, Acceptor, Admission
 from .body import NO_INPUT
 from .bulk import BulkConnection
 from .codec.constants import MAX_CONTENT_LENGTH, Role
+from .codec.params import build_params
 from .codec.records import Buffer
 from .filepart import FileSource
 from .link import Link
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["CONTENT", "END_MASK", "HEAD", "LaneAcceptor"]
 
 _RECV_SIZE = 65536
+_ROLE_SIZE = len(build_params([(b"FCGI_ROLE", b"RESPONDER")]))
+"""C puts this pair behind the params, and has room for it behind what it receives."""
 _LONGEST_WAIT_MS = 1_000_000_000
 _RESPONDER = int(Role.RESPONDER)
 CONTENT: int = lib.FCGI_LANE_CONTENT
@@ -186,7 +189,7 @@ class LaneAcceptor(Acceptor):
         self.lane = ffi.gc(made, lib.fcgi_lane_free)
         start = lib.fcgi_lane_buffer(self.lane)
         self._buffer = ffi.buffer(start, _RECV_SIZE)
-        self.window = ffi.buffer(start + CONTENT, _RECV_SIZE - CONTENT)
+        self.window = ffi.buffer(start + CONTENT, _RECV_SIZE + _ROLE_SIZE - CONTENT)
         """Begins with the params of the request that C has given last."""
         self._channel = _LaneChannel(self)
         self._keep_ms = ceil(min(settings.keep_timeout * 1000, _LONGEST_WAIT_MS))

@@ -8,6 +8,7 @@ import socket
 import stat
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -388,3 +389,30 @@ def test_answers_are_seen() -> None:
     assert len(seen.requests) == 2
     assert seen.wires[0][0].count(b"Content-Type") == 2
     assert len(seen.log) == 1
+
+
+@pytest.mark.parametrize("spare", [0, 1, 3, 4, 16])
+def test_params_that_fill_the_buffer(tmp_path: Path, spare: int) -> None:
+    """Nothing is cut off the longest params that still come whole in one read."""
+    value = b"v" * (65536 - 5 * 8 - 6 - spare)
+    with (
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.socket(socket.AF_UNIX) as web,
+    ):
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        acceptor = LaneAcceptor([listener], Settings())
+        web.connect(str(tmp_path / "s"))
+        web.sendall(
+            begin_request()
+            + build_record(RecordType.PARAMS, 1, build_params([(b"A", value)]))
+            + build_record(RecordType.PARAMS, 1, b"")
+            + build_record(RecordType.STDIN, 1, b"")
+        )
+        request = acceptor.next_request(5)
+        assert request is not None
+        assert request.params_list is not None  # it was C that took it
+        assert request.params_map == {b"A": value, b"FCGI_ROLE": b"RESPONDER"}
+        assert request.raw_params == [(b"A", value)]
+        request.drop()
+        acceptor.close()
