@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-__all__ = ["CONTENT", "END_MASK", "HEAD", "LaneAcceptor"]
+__all__ = ["LaneAcceptor"]
 
 _RECV_SIZE = 65536
 _ROLE_SIZE = len(build_params([(b"FCGI_ROLE", b"RESPONDER")]))
 """C puts this pair behind the params, and has room for it behind what it receives."""
 _LONGEST_WAIT_MS = 1_000_000_000
 _RESPONDER = int(Role.RESPONDER)
-CONTENT: int = lib.FCGI_LANE_CONTENT
-HEAD: int = lib.FCGI_LANE_HEAD
-END_MASK = HEAD - 1
+_CONTENT: int = lib.FCGI_LANE_CONTENT
+_HEAD: int = lib.FCGI_LANE_HEAD
+_END_MASK = _HEAD - 1
 _ID: int = lib.FCGI_LANE_ID
 _ID_MASK = 0xFFFF
 _NONE: int = lib.FCGI_TURN_NONE
@@ -189,7 +189,7 @@ class LaneAcceptor(Acceptor):
         self.lane = ffi.gc(made, lib.fcgi_lane_free)
         start = lib.fcgi_lane_buffer(self.lane)
         self._buffer = ffi.buffer(start, _RECV_SIZE)
-        self.window = ffi.buffer(start + CONTENT, _RECV_SIZE + _ROLE_SIZE - CONTENT)
+        self.window = ffi.buffer(start + _CONTENT, _RECV_SIZE + _ROLE_SIZE - _CONTENT)
         """Begins with the params of the request that C has given last."""
         self._channel = _LaneChannel(self)
         self._keep_ms = ceil(min(settings.keep_timeout * 1000, _LONGEST_WAIT_MS))
@@ -212,8 +212,7 @@ class LaneAcceptor(Acceptor):
         if timeout is None and self.is_quiet:
             turn = _next(self.lane, -1, 0)
             if turn > 0:
-                params = self.window[: (turn & END_MASK) - CONTENT]
-                request = self.begin(turn, params)
+                request = self.begin(turn)
                 request.running = True
                 return request
             self._act(turn)
@@ -230,8 +229,8 @@ class LaneAcceptor(Acceptor):
             or self._keep_ms
         )
 
-    def begin(self, turn: int, params: bytes) -> Request:
-        """Make the request that C has given, with these params."""
+    def begin(self, turn: int) -> Request:
+        """Make the request that C has given."""
         request = Request(
             self._channel,
             self._settings,
@@ -240,8 +239,8 @@ class LaneAcceptor(Acceptor):
             None,
             NO_INPUT,
         )
-        request.params_list = params
-        request.is_head = turn & HEAD != 0
+        request.params_list = self.window[: (turn & _END_MASK) - _CONTENT]
+        request.is_head = turn & _HEAD != 0
         request.dispatched = True
         self.given = request
         return request
@@ -281,8 +280,7 @@ class LaneAcceptor(Acceptor):
     def _act(self, turn: int) -> bool:
         """Do what C has found to be done; whether anything came in."""
         if turn > 0:
-            params = self.window[: (turn & END_MASK) - CONTENT]
-            self._ready.append(self.begin(turn, params))
+            self._ready.append(self.begin(turn))
             return True
         if turn == _NONE:
             return False

@@ -15,7 +15,6 @@ import sys
 from math import inf
 
 from ._backend import lib
-from .lane import CONTENT, END_MASK, LaneAcceptor
 from .response import known_head
 
 TYPE_CHECKING = False
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from io import BufferedIOBase
     from typing import Any, BinaryIO
 
+    from .lane import LaneAcceptor
     from .lazyenviron import LazyEnvironSwap
     from .loop import Loop
     from .request import Request
@@ -201,9 +201,7 @@ class Shortcut:
 
     def _make_request(self) -> Request:
         """Make the ``Request`` of the open request, and let everything follow it."""
-        turn = lib.fcgi_lane_turn(self._lane)
-        size = (turn & END_MASK) - CONTENT
-        request = self._acceptor.begin(turn, self._window[:size])
+        request = self._acceptor.begin(lib.fcgi_lane_turn(self._lane))
         request.running = True
         request.host = self._loop
         stream = request.response
