@@ -405,7 +405,7 @@ open_files: WeakSet[FCGI_FILE] = WeakSet()
 
 standard_files = (StandardFile(0), StandardFile(1), StandardFile(2))
 for _file in standard_files:
-    process_loop.before_swap.append(_file.settle)
+    process_loop.settle_with(_file.settle)
 
 _TEXTS = {"<stdin>": 0, "<stdout>": 1, "<stderr>": 2}
 

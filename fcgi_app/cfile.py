@@ -88,7 +88,7 @@ def _request_file(descriptor: int) -> Any:
     pointer = _made.get(descriptor)
     if pointer is None:
         if not _made:
-            process_loop.before_swap.append(_settle)
+            process_loop.settle_with(_settle)
             os.register_at_fork(before=_flush)
             atexit.register(_unbuffer)
         pointer = _made[descriptor] = _open_cookie(descriptor)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .environ import Asked
 
-__all__ = ["LazyEnvironSwap"]
+__all__ = ["LAYOUT", "LazyEnvironSwap"]
 
 _MAX_LAYOUTS: int = lib.FCGI_LAYOUTS
 _MAX_LAYOUT_NAMES = 4096
@@ -32,6 +32,8 @@ _MAX_LAYOUT_NAMES = 4096
 _FEW = 8
 _MAX_HOT: int = lib.FCGI_HOT
 """Variables that are looked up singly; whoever wants more gets all of them decoded."""
+LAYOUT: int = lib.FCGI_STEP_LAYOUT
+_SIZE_MASK = (1 << LAYOUT) - 1
 _size = dict.__len__
 _clear = dict.clear
 _find = lib.fcgi_environ_find
@@ -61,7 +63,7 @@ class LazyData(dict[bytes, bytes]):
     all of them first.
     """
 
-    __slots__ = ("base", "environ", "layout", "layouts", "params", "process", "size")
+    __slots__ = ("base", "environ", "layouts", "params", "process", "turn", "window")
     base: dict[bytes, bytes]
     """The variables that show where no param has their name; never changed."""
     process: dict[bytes, bytes]
@@ -70,15 +72,16 @@ class LazyData(dict[bytes, bytes]):
     """C's share, which knows where a param is."""
     layouts: list[_Layout]
     """What is known of lists of params, in the order of their numbers."""
-    layout: int
-    """The number of the layout of the list that is shown; 0: the process's own is."""
     params: Any
-    """What the name-value list is at the begin of, if it is shown."""
-    size: int
-    """Bytes of that; 0: there are no params; -1: all that shows is here."""
+    """The name-value list that is shown, if one is."""
+    window: Any
+    """C's buffer: if it is that, the list is at its begin."""
+    turn: int
+    """What is shown: the number of a list's layout << LAYOUT, and the bytes of the list
+    where that is in the window; 0: the process's own; -1: all of it is here."""
 
     def __missing__(self, name: bytes) -> bytes:
-        if self.size <= 0 or _size(self) >= _FEW:
+        if self.turn <= 0 or _size(self) >= _FEW:
             return self._look_up(name)
         try:
             span = _find(self.environ, name, len(name))
@@ -95,35 +98,38 @@ class LazyData(dict[bytes, bytes]):
 
     def _heat(self, name: bytes) -> None:
         """Have the next request with this layout find the name at once."""
-        hot = self.layouts[self.layout - 1].hot
+        number = self.turn >> LAYOUT
+        hot = self.layouts[number - 1].hot
         if len(hot) < _MAX_HOT:
-            place = _heat(self.environ, self.layout, name, len(name))
+            place = _heat(self.environ, number, name, len(name))
             if place >= 0:
                 hot.append((name, 2 * place, 2 * place + 1))
 
     def _look_up(self, name: bytes) -> bytes:
         """Find a variable outside of a request, or one of many."""
-        if self.size < 0:
+        if self.turn < 0:
             raise KeyError(name)
-        if self.size == 0 and _size(self) < _FEW:
-            shown = self.base if self.layout else self.process
-            value = self[name] = shown[name]
+        if self.turn == 0 and _size(self) < _FEW:
+            value = self[name] = self.process[name]
             return value
         self.fill()
         return self[name]
 
     def fill(self) -> None:
         """Decode all that has not been looked up or set yet."""
-        size, self.size = self.size, -1
-        if size < 0:
+        turn, self.turn = self.turn, -1
+        if turn < 0:
             return
         own = dict.copy(self)
         _clear(self)  # else what was looked up would come first
-        base = self.base if self.layout else self.process
+        base = self.base if turn else self.process
         dict.update(self, base)
-        if size:
-            dict.update(self, parse_list(self.params[:size]))
-            for name in self.layouts[self.layout - 1].hidden:
+        if turn:
+            params = self.params
+            if params is self.window:
+                params = params[: turn & _SIZE_MASK]
+            dict.update(self, parse_list(params))
+            for name in self.layouts[(turn >> LAYOUT) - 1].hidden:
                 if name in base:
                     dict.__setitem__(self, name, base[name])
                 else:
@@ -181,7 +187,8 @@ class LazyEnvironSwap(EnvironSwap):
         self.data = LazyData()
         self.data.environ = made
         self.data.layouts = self.layouts
-        self.data.layout = self.data.size = 0
+        self.data.params = self.data.window = None
+        self.data.turn = 0
         self.data.base = self._base
         self.data.process = self._process
 
@@ -228,8 +235,7 @@ class LazyEnvironSwap(EnvironSwap):
         data = self.data
         _clear(data)
         data.params = params
-        data.size = len(params)
-        data.layout = number
+        data.turn = number << LAYOUT
         self.put_data()
         if not self._has_data:  # putenv has made a vector of its own
             _show(self.environ, params, len(params))
@@ -247,7 +253,7 @@ class LazyEnvironSwap(EnvironSwap):
     def leave(self) -> None:
         """Make the environment the process's again."""
         _clear(self.data)
-        self.data.size = self.data.layout = 0
+        self.data.turn = 0
         self.put_data()
         lib.fcgi_environ_restore(self.environ)
 

@@ -69,8 +69,7 @@ class Loop:
         self._shortcut: Shortcut | None = None
         self.step: Callable[[], bool] = _no_step
         """Ends a request and begins the next, if both are usual (`Shortcut.step`)."""
-        self.before_swap: list[Callable[[], object]] = []
-        """Called before the streams change hands: a request is to begin, or to end."""
+        self._before_swap: list[Callable[[], object]] = []
 
     # What the life is
 
@@ -147,7 +146,8 @@ class Loop:
             owns_stderr=not self._settings.descriptors,
         )
         self._swap = swap_class(replace=self._settings.replace_environ)
-        if self._source is self._acceptor:  # else somebody wants to know of requests
+        # Else somebody wants to know of requests.
+        if self._source is self._acceptor and not self._before_swap:
             self._shortcut = open_shortcut(
                 self, self._acceptor, self._swap, self._settings
             )
@@ -234,7 +234,7 @@ class Loop:
             self.install_streams()
         assert self._texts is not None
         assert self._swap is not None
-        for settle in self.before_swap:
+        for settle in self._before_swap:
             settle()
         self.current = request
         request.host = self
@@ -269,7 +269,7 @@ class Loop:
         A web server sends its next request to a process of its own as soon as it has
         the end of this one: it must not find one that is about to go.
         """
-        for settle in self.before_swap:
+        for settle in self._before_swap:
             settle()
         assert self._texts is not None
         if sys.stdout is not self._texts[1] or sys.stderr is not self._texts[2]:
@@ -392,6 +392,14 @@ class Loop:
         """Whether it has been found out what the process is."""
         return self._started
 
+    def settle_with(self, settle: Callable[[], object]) -> None:
+        """Have ``settle`` called before the streams change hands, from now on.
+
+        They do so when a request is to begin, and when it is to end.
+        """
+        self._before_swap.append(settle)
+        self.step = _no_step  # which does not call it
+
     def install_streams(self) -> tuple[TextIn, TextOut, TextOut]:
         """Put the permanent streams in place of the process's own; return them."""
         if self._texts is not None:
@@ -425,6 +433,7 @@ class Loop:
     def stop(self) -> None:
         """Let the current request finish and take no new one; signal-safe."""
         self._stop_asked = True
+        self.step = _no_step  # which does not look whether it is to stop
         if self._acceptor is not None:
             self._acceptor.stop()
 

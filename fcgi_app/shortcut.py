@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 import sys
-from math import inf
 
 from ._backend import lib
+from .lazyenviron import LAYOUT
 from .response import known_head
 
 TYPE_CHECKING = False
@@ -33,9 +33,11 @@ __all__ = ["Shortcut"]
 
 _step_begin = lib.fcgi_step_begin
 _step = lib.fcgi_step
-_LAYOUT: int = lib.FCGI_STEP_LAYOUT
-_SIZE_MASK = (1 << _LAYOUT) - 1
+_UNSENT: int = lib.FCGI_STEP_UNSENT
 _clear = dict.clear
+_join = b"".join
+_NO_HEAD = b"\0"
+"""Begins no response that is sent."""
 
 
 class Shortcut:
@@ -50,10 +52,8 @@ class Shortcut:
     __slots__ = (
         "_acceptor",
         "_data",
-        "_environ",
         "_err",
         "_head",
-        "_head_length",
         "_hooks",
         "_in",
         "_lane",
@@ -82,10 +82,10 @@ class Shortcut:
         self._hooks = loop.hooks
         self._acceptor = acceptor
         self._lane = acceptor.lane
-        self._window = acceptor.window
+        lib.fcgi_step_use(self._lane, swap.environ)
         self._swap = swap
-        self._environ = swap.environ
         self._data = swap.data
+        self._data.window = self._window = acceptor.window
         self._layouts = swap.layouts
         self._spans = swap.spans
         self._os_environ: Any = os.environ
@@ -94,8 +94,7 @@ class Shortcut:
         self._parts: list[bytes] = []
         self.opened = 0
         # The head that was printed last, as it was printed and as it was sent.
-        self._head = b"\0"  # which begins no response
-        self._head_length = 0
+        self._head = _NO_HEAD
         self._mended = b""
 
     def step(self) -> bool:
@@ -104,16 +103,6 @@ class Shortcut:
         Returns:
             Whether the next is open; else the loop goes on from where this has stopped.
         """
-        acceptor = self._acceptor
-        if (
-            acceptor._nearest != inf  # its is_quiet, without a call
-            or acceptor._ready
-            or acceptor._owing
-            or acceptor.stopping
-            or acceptor._paused_until
-            or self._loop.before_swap
-        ):
-            return False
         out = self._out
         data = self._data
         if self.opened:
@@ -121,74 +110,79 @@ class Shortcut:
                 sys.stdout is not out
                 or sys.stderr is not self._err
                 or sys.stdin is not self._in
+                or os.environ is not self._os_environ
             ):
                 return False
             out._put = None  # who prints from now on, in a signal handler, promotes it
-            answer = b"".join(self._parts)
-            if answer.startswith(self._head):
-                answer = self._mended + answer[self._head_length :]
-            else:
-                answer = self._mend(answer)
-                if not answer:
-                    return False
+            answer = _join(self._parts)
+            if not (answer.startswith(self._head) or self._learn_head(answer)):
+                return False
             size = len(answer)
             _clear(data)
-            data.size = data.layout = 0
-            environ = self._os_environ
-            if environ._data is not data or os.environ is not environ:
-                self._swap.put_data()
+            data.turn = 0
             # No signal handler and no thread comes between these lines without a call.
             if not self.opened:
                 return False
             self.opened = 0
             self._parts = []
-            out._source = self._in._source = self._err._source = None
-            turn = _step(self._lane, self._environ, answer, size)
-            if turn < 0:
-                self._end_unsent(answer)
+            turn = _step(self._lane, answer, size)
+            if turn <= 0:
+                self._leave(turn, answer)
                 return False
-        elif self._loop.is_busy:
-            return False
         else:
-            turn = _step_begin(self._lane, self._environ)
-            sys.stdin, sys.stdout, sys.stderr = self._in, out, self._err
-            self._swap.put_data()
-        if not turn:
-            return False
+            turn = self._begin()
+            if turn <= 0:
+                return False
         _clear(data)
-        data.params = window = self._window
-        data.layout = layout = turn >> _LAYOUT
-        data.size = turn & _SIZE_MASK
+        data.turn = turn
+        window = self._window
         spans = self._spans
-        for name, begin, end in self._layouts[layout - 1].hot:
+        for name, begin, end in self._layouts[(turn >> LAYOUT) - 1].hot:
             data[name] = window[spans[begin] : spans[end]]
         self._hooks.leaving = None
-        if out._changed:
-            out._forget_changes()
         out.room = self._limit
         out._put = self._parts.append
-        out._source = self._in._source = self._err._source = self
         self.opened = turn
         return True
 
-    def _mend(self, data: bytes) -> bytes:
-        """Return a response as it is to be sent; empty: its head is a new one."""
-        found = known_head(data)
-        if found is None:
-            return b""
-        self._mended, rest = found
-        self._head_length = len(data) - len(rest)
-        self._head = data[: self._head_length]
-        return self._mended + rest
+    def _begin(self) -> int:
+        """Wait for a request while none is open: what C says of it, 0 for nothing."""
+        if not self._acceptor.is_quiet or self._loop.is_busy:
+            return 0
+        turn: int = _step_begin(self._lane)
+        for text in (self._in, self._out, self._err):
+            text.bind(self)
+        sys.stdin, sys.stdout, sys.stderr = self._in, self._out, self._err
+        self._data.params = self._data.window
+        self._swap.put_data()
+        return turn
 
-    def _end_unsent(self, answer: bytes) -> None:
-        """End the request in Python: C could not send all of its answer."""
+    def _learn_head(self, answer: bytes) -> bool:
+        """Have C put a response's head as it is to be sent; False: it is a new one."""
+        found = known_head(answer)
+        if found is None:
+            return False
+        mended, rest = found
+        size = len(answer) - len(rest)
+        self._head = _NO_HEAD  # until both have the new one
+        if not lib.fcgi_step_head(self._lane, mended, len(mended), size):
+            return False
+        self._mended, self._head = mended, answer[:size]
+        return True
+
+    def _leave(self, turn: int, answer: bytes) -> None:
+        """Let the loop go on, with nothing open."""
+        if turn != _UNSENT:
+            for text in (self._in, self._out, self._err):
+                text.bind(None)
+            return
         left = lib.fcgi_lane_left(self._lane)
         self._parts.append(answer)
         request = self._make_request()
         if left > 0:
             request.forget_output()
-            request._channel = self._acceptor.sent_in_part(request, answer, left)
+            sent = self._mended + answer[len(self._head) :]
+            request._channel = self._acceptor.sent_in_part(request, sent, left)
         request.finish()
 
     # When it is not usual

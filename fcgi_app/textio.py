@@ -126,6 +126,11 @@ class TextOut(io.TextIOBase):
                 self.room = sys.maxsize
         return self._stream
 
+    @property
+    def _is_open(self) -> bool:
+        """Whether there is a stream to follow, though nobody may have asked for it."""
+        return bool(getattr(self._source, "opened", self._source is not None))
+
     def _change(self) -> None:
         """Note that text is not to be written in the plain way until the next bind."""
         self._changed = True
@@ -194,15 +199,12 @@ class TextOut(io.TextIOBase):
         """Send what has gathered."""
         if self.closed or self._detached:
             return
-        if self._source is not None:
-            # If nothing has been written there is no stream yet.
-            if self._put is not None and not _called_by_interpreter():
+        if self._put is not None or self._stream is not None:
+            if not _called_by_interpreter():
                 stream = self._bound
                 if stream is not None:
                     stream.flush()
-            elif self._stream is not None and not _called_by_interpreter():
-                self._stream.flush()
-        elif self._own is not None:
+        elif self._own is not None and not self._is_open:
             self._own.flush()
 
     def writable(self) -> bool:
@@ -434,14 +436,14 @@ class TextIn(io.TextIOBase):
     def detach(self) -> Any:
         """Return the body as bytes; this stream is unusable until the next request."""
         text = self._text()
-        if self._source is None:
+        if text is self._empty:
             return text.buffer
         self._detached = True
         return text.detach()
 
     def close(self) -> None:
         """Close it for the current request."""
-        if self._source is not None:
+        if self._source is not None and self._source.stdin is not None:
             self.closed = True
 
     def isatty(self) -> bool:

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fcgi_app.settings import Settings
+
 from .webserver import App, Wire, collect, whole_request
 
 pytestmark = pytest.mark.usefixtures("native_backend")
@@ -242,13 +244,46 @@ def test_any_program(twins: Twins, sent: list[bytes]) -> None:
     assert native_log == pure_log
 
 
-@pytest.mark.parametrize("size", [32_741, 32_742, 32_743])
-def test_output_buffer(twins: Twins, size: int) -> None:
-    """Output is cut into records at the same byte: as soon as 32768 have gathered."""
+@pytest.mark.parametrize("beyond", [-1, 0, 1])
+def test_output_buffer(twins: Twins, beyond: int) -> None:
+    """Output is cut into records at the same byte: as soon as so much has gathered."""
+    head = len("Content-Type: text/plain\n\n")
+    size = Settings().output_buffer - head + beyond
     do = (
         f"print('Content-Type: text/plain\\n'); print('x' * {size}, end=''); print('y')"
     )
     sent = [whole_request(pairs=[(b"HTTP_DO", do.encode())], keep=True)]
+    pure, native = (talk(app, sent) for app in twins.start())
+    assert native == pure
+
+
+CHANGES = (
+    "sys.stdin.close()",
+    "sys.stdin.detach()",
+    "sys.stdout.close()",
+    "sys.stdout.detach()",
+    "sys.stdout.reconfigure(encoding='utf-16')",
+    "sys.stdin = sys.stdout = sys.stderr = None",
+    "os.environ = {}",
+    "os.environ.clear()",
+    "exec('try: sys.exit(3)\\nexcept SystemExit: pass')",
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_nothing_stays(twins: Twins, change: str) -> None:
+    """The next request finds the process as it was, whatever the one before has done."""
+    head = "print('Content-Type: text/plain\\n')"
+    look = (
+        f"{head}; print(sys.stdin.closed, repr(sys.stdin.read()), sys.stdout.encoding)"
+    )
+    shown = f"{head}; print(os.environ['QUERY_STRING'], shown())"
+    sent = [
+        whole_request(
+            pairs=[(b"QUERY_STRING", b"q"), (b"HTTP_DO", do.encode())], keep=True
+        )
+        for do in (head, f"{head}; {change}", look, f"{head}; {change}", shown, look)
+    ]
     pure, native = (talk(app, sent) for app in twins.start())
     assert native == pure
 

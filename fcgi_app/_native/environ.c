@@ -9,22 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fcgi.h"
+#include "layout.h"
 
 extern char **environ;
-
-/* What follows from the names of a request's params, in their order. */
-struct layout {
-	uint8_t *names;          /* one behind the other */
-	size_t names_size;
-	uint32_t *lengths;       /* of each name */
-	uint8_t *keep;           /* whether each is shown */
-	char **tail;             /* the strings that are the same for each, and NULL */
-	size_t count, kept, tail_count;
-	int64_t number;
-	size_t hot[FCGI_HOT];    /* which pairs are asked for in each request */
-	int hot_count;
-};
 
 enum { FIRST_ROOM = 8192, FIRST_SLOTS = 128 };
 
@@ -45,6 +32,8 @@ struct fcgi_environ {
 	size_t slots;
 	struct fcgi_pair *pairs;     /* of the list that is looked at */
 	size_t pair_room;
+	uint8_t *copy;               /* of such a list, with room behind it */
+	size_t copy_room;
 	uint32_t hot[2 * FCGI_HOT];
 	struct layout *layouts[FCGI_LAYOUTS];
 	size_t layout_count;
@@ -119,21 +108,10 @@ void fcgi_environ_restore(struct fcgi_environ *env)
 	env->visible = NULL;
 }
 
-static void free_layout(struct layout *layout)
-{
-	if (!layout)
-		return;
-	free(layout->names);
-	free(layout->lengths);
-	free(layout->keep);
-	free(layout->tail);
-	free(layout);
-}
-
 void fcgi_environ_forget(struct fcgi_environ *env)
 {
 	while (env->layout_count)
-		free_layout(env->layouts[--env->layout_count]);
+		layout_free(env->layouts[--env->layout_count]);
 	env->latest = NULL;
 	env->visible = NULL;
 }
@@ -163,90 +141,26 @@ static int64_t read_pairs(struct fcgi_environ *env, const uint8_t *list, size_t 
 	}
 }
 
-static int is_of_layout(const struct layout *layout, const uint8_t *list,
-			const struct fcgi_pair *pairs, size_t count)
-{
-	const uint8_t *name = layout->names;
-	size_t i;
-
-	if (layout->count != count)
-		return 0;
-	for (i = 0; i < count; i++) {
-		uint32_t length = layout->lengths[i];
-
-		if (pairs[i].name_length != length ||
-		    memcmp(list + pairs[i].name, name, length))
-			return 0;
-		name += length;
-	}
-	return 1;
-}
-
-static struct layout *find_layout(struct fcgi_environ *env, const uint8_t *list, size_t count)
-{
-	size_t i;
-
-	if (env->latest && is_of_layout(env->latest, list, env->pairs, count))
-		return env->latest;
-	for (i = 0; i < env->layout_count; i++) {
-		if (is_of_layout(env->layouts[i], list, env->pairs, count))
-			return env->latest = env->layouts[i];
-	}
-	return NULL;
-}
-
-/* Fill the layout with what the list and the flags say; 0: there is no memory. */
-static int lay_out(struct fcgi_environ *env, struct layout *layout, const uint8_t *list,
-		   const uint8_t *keep, const uint8_t *base)
-{
-	uint8_t *name;
-	size_t i;
-
-	for (i = 0; i < layout->count; i++) {
-		layout->names_size += env->pairs[i].name_length;
-		layout->kept += keep[i] != 0;
-	}
-	layout->names = malloc(layout->names_size + 1);
-	layout->lengths = calloc(layout->count + 1, sizeof *layout->lengths);
-	layout->keep = malloc(layout->count + 1);
-	layout->tail = calloc(env->count + 1, sizeof *layout->tail);
-	if (!layout->names || !layout->lengths || !layout->keep || !layout->tail)
-		return 0;
-	name = layout->names;
-	for (i = 0; i < layout->count; i++) {
-		uint32_t length = env->pairs[i].name_length;
-
-		memcpy(name, list + env->pairs[i].name, length);
-		name += length;
-		layout->lengths[i] = length;
-		layout->keep[i] = keep[i];
-	}
-	for (i = 0; i < env->count; i++) {
-		if (base[i])
-			layout->tail[layout->tail_count++] = env->saved_vector[i];
-	}
-	layout->tail_count++; /* NULL */
-	return 1;
-}
-
 int64_t fcgi_environ_learn(struct fcgi_environ *env, const uint8_t *list, size_t size,
 			   const uint8_t *keep, const uint8_t *base)
 {
 	struct layout *layout;
 	int64_t count;
+	size_t i;
 
 	if (env->layout_count == FCGI_LAYOUTS)
 		return FCGI_UNUSUAL;
 	count = read_pairs(env, list, size);
 	if (count < 0)
 		return count == -1 ? FCGI_UNUSUAL : FCGI_NO_MEMORY;
-	layout = calloc(1, sizeof *layout);
-	if (layout)
-		layout->count = (size_t)count;
-	if (!layout || !lay_out(env, layout, list, keep, base)) {
-		free_layout(layout);
+	layout = layout_new(list, env->pairs, (size_t)count, keep, env->count);
+	if (!layout)
 		return FCGI_NO_MEMORY;
+	for (i = 0; i < env->count; i++) {
+		if (base[i])
+			layout->tail[layout->tail_count++] = env->saved_vector[i];
 	}
+	layout->tail_count++; /* NULL */
 	env->latest = env->layouts[env->layout_count++] = layout;
 	layout->number = (int64_t)env->layout_count;
 	return layout->number;
@@ -283,39 +197,50 @@ static int reserve(struct fcgi_environ *env, size_t size, size_t slots)
 	return 1;
 }
 
-int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t size)
+/* Find the layout of a list, which has FCGI_SLACK bytes behind it, and fill env->pairs:
+ * FCGI_UNKNOWN, FCGI_UNUSUAL, or its number, and that is env->latest. */
+static int64_t find_layout(struct fcgi_environ *env, const uint8_t *list, size_t size)
 {
-	const struct layout *layout;
-	int64_t count = read_pairs(env, list, size);
+	struct layout *layout = env->latest;
+	size_t i = 0;
+
+	/* Every layout was made of env->pairs, so that there is room for its pairs. */
+	while (layout) {
+		switch (layout_match(layout, list, size, env->pairs)) {
+		case MATCH_YES:
+			env->latest = layout;
+			return layout->number;
+		case MATCH_NUL:
+			return FCGI_UNUSUAL;
+		case MATCH_NO:
+			layout = i < env->layout_count ? env->layouts[i++] : NULL;
+		}
+	}
+	return FCGI_UNKNOWN;
+}
+
+/* Point environ at the values that env->pairs has of env->latest; 0: there is no memory. */
+static int show_latest(struct fcgi_environ *env, const uint8_t *list, size_t size)
+{
+	const struct layout *layout = env->latest;
+	const uint8_t *name = layout->names;
 	size_t i, done = 0;
 	char *to;
 
-	if (count < 0)
-		return count == -1 ? FCGI_UNUSUAL : FCGI_NO_MEMORY;
-	layout = find_layout(env, list, (size_t)count);
-	if (!layout)
-		return FCGI_UNKNOWN;
-	for (i = 0; i < layout->count; i++) {
-		if (layout->keep[i] && memchr(list + env->pairs[i].value, 0,
-					      env->pairs[i].value_length))
-			return FCGI_UNUSUAL;
-	}
 	/* "=" and NUL for each pair, whose lengths took two bytes at least. */
-	if (!reserve(env, size + 1, layout->kept + layout->tail_count))
-		return FCGI_NO_MEMORY;
+	if (!reserve(env, size + FCGI_SLACK, layout->kept + layout->tail_count))
+		return 0;
 	to = env->room;
 	for (i = 0; i < layout->count; i++) {
 		const struct fcgi_pair *pair = &env->pairs[i];
 
-		if (!layout->keep[i])
-			continue;
-		env->shown[done++] = to;
-		memcpy(to, list + pair->name, pair->name_length);
-		to += pair->name_length;
-		*to++ = '=';
-		memcpy(to, list + pair->value, pair->value_length);
-		to += pair->value_length;
-		*to++ = 0;
+		if (layout->keep[i]) {
+			env->shown[done++] = to;
+			to = copy_short(to, name, (size_t)pair->name_length + 1);
+			to = copy_short(to, list + pair->value, pair->value_length);
+			*to++ = 0;
+		}
+		name += pair->name_length + 1;
 	}
 	for (i = 0; i < (size_t)layout->hot_count; i++) {
 		const struct fcgi_pair *pair = &env->pairs[layout->hot[i]];
@@ -324,26 +249,63 @@ int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t 
 		env->hot[2 * i + 1] = pair->value + pair->value_length;
 	}
 	memcpy(env->shown + done, layout->tail, layout->tail_count * sizeof *layout->tail);
-	restore_text(env);
 	env->visible = layout;
 	environ = env->shown;
-	return layout->number;
+	return 1;
 }
 
-/* Which pair of a layout is shown under a name; its count: none. */
-static size_t index_of(const struct layout *layout, const uint8_t *name, size_t name_length)
+/* A copy of a list with room behind it; NULL: there is no memory. */
+static const uint8_t *with_slack(struct fcgi_environ *env, const uint8_t *list, size_t size)
 {
-	const uint8_t *other = layout->names;
-	size_t i;
+	if (size + FCGI_SLACK > env->copy_room) {
+		size_t room = size + FIRST_ROOM;
+		uint8_t *copy = calloc(1, room);
 
-	for (i = 0; i < layout->count; i++) {
-		uint32_t length = layout->lengths[i];
-
-		if (length == name_length && layout->keep[i] && !memcmp(other, name, length))
-			break;
-		other += length;
+		if (!copy)
+			return NULL;
+		free(env->copy);
+		env->copy = copy;
+		env->copy_room = room;
 	}
-	return i;
+	memcpy(env->copy, list, size);
+	return env->copy;
+}
+
+int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t size)
+{
+	const uint8_t *copy;
+	int64_t number;
+
+	if (size > UINT32_MAX)
+		return FCGI_UNUSUAL;
+	copy = with_slack(env, list, size);
+	if (!copy)
+		return FCGI_NO_MEMORY;
+	number = find_layout(env, copy, size);
+	if (number == FCGI_UNKNOWN) {
+		int64_t count = read_pairs(env, list, size);
+
+		if (count < 0)
+			return count == -1 ? FCGI_UNUSUAL : FCGI_NO_MEMORY;
+	}
+	if (number <= 0)
+		return number;
+	if (!show_latest(env, copy, size))
+		return FCGI_NO_MEMORY;
+	restore_text(env);
+	return number;
+}
+
+int64_t fcgi_environ_show_usual(struct fcgi_environ *env, const uint8_t *list, size_t size,
+				size_t most)
+{
+	int64_t number = find_layout(env, list, size);
+
+	if (number <= 0 || env->latest->count > most ||
+	    !layout_is_usual(env->latest, list, env->pairs) ||
+	    !show_latest(env, list, size))
+		return 0;
+	return number;
 }
 
 int64_t fcgi_environ_find(const struct fcgi_environ *env, const uint8_t *name,
@@ -355,7 +317,7 @@ int64_t fcgi_environ_find(const struct fcgi_environ *env, const uint8_t *name,
 
 	if (!layout)
 		return -1;
-	i = index_of(layout, name, name_length);
+	i = layout_index(layout, name, name_length);
 	if (i == layout->count)
 		return -1;
 	pair = &env->pairs[i];
@@ -371,7 +333,7 @@ int fcgi_environ_heat(struct fcgi_environ *env, int64_t number, const uint8_t *n
 	if (number < 1 || (uint64_t)number > env->layout_count)
 		return -1;
 	layout = env->layouts[number - 1];
-	i = index_of(layout, name, name_length);
+	i = layout_index(layout, name, name_length);
 	if (i == layout->count || layout->hot_count == FCGI_HOT)
 		return -1;
 	layout->hot[layout->hot_count] = i;

@@ -11,6 +11,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 enum {
 	FCGI_VERSION_1 = 1,
@@ -90,6 +91,18 @@ struct fcgi_whole {
 	uint32_t end;            /* where the request ends */
 };
 
+/* What is to be known of its params, whose values these are: whether only a head is asked
+ * for, and whether a body was to come, or something else that is to be logged. */
+static inline int fcgi_is_head(const uint8_t *method, size_t size)
+{
+	return size == 4 && !memcmp(method, "HEAD", 4);
+}
+
+static inline int fcgi_has_body(const uint8_t *content_length, size_t size)
+{
+	return size && !(size == 1 && *content_length == '0');
+}
+
 /* 1: data begins with a responder's request as nginx, Apache and lighttpd send it:
  * begin-request, one PARAMS record, the ends of PARAMS and STDIN. */
 int fcgi_scan_whole(const uint8_t *data, size_t size, struct fcgi_whole *whole);
@@ -141,6 +154,13 @@ void fcgi_environ_forget(struct fcgi_environ *env);
 /* Point environ at the params of a list; unless the result is greater than 0 nothing
  * has changed. */
 int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t size);
+
+/* The same in one walk for the params of a request without a body, in a buffer that has
+ * FCGI_SLACK bytes behind them, while environ is the process's: 0 if they are not usual,
+ * where that may be true of lists that are only rare. most: pairs. */
+enum { FCGI_SLACK = 8 };
+int64_t fcgi_environ_show_usual(struct fcgi_environ *env, const uint8_t *list, size_t size,
+				size_t most);
 
 /* From now on, note where the value of this name is whenever a list of the layout is
  * shown: in which place of fcgi_environ_hot; -1: the name is not shown, or all are taken. */
@@ -232,6 +252,15 @@ void fcgi_lane_abandon(struct fcgi_lane *lane);
 
 /* --- step.c: what the bare loop does, in as few crossings as can be -------------------- */
 
+/* Where requests are to be shown. */
+void fcgi_step_use(struct fcgi_lane *lane, struct fcgi_environ *env);
+
+/* From now on answers begin with this instead of what their first `given` bytes are; 0: it
+ * is too long. */
+enum { FCGI_HEAD = 1024 };
+int fcgi_step_head(struct fcgi_lane *lane, const uint8_t *head, uint32_t size,
+		   uint32_t given);
+
 enum fcgi_step {
 	/* Greater than 0: a request is there, which is usual in all respects, and environ
 	 * points at its params, whose bytes are the lowest bits of this; the number of
@@ -242,11 +271,10 @@ enum fcgi_step {
 };
 
 /* Wait for the next request: fcgi_lane_next, and fcgi_environ_show. */
-int fcgi_step_begin(struct fcgi_lane *lane, struct fcgi_environ *env);
+int fcgi_step_begin(struct fcgi_lane *lane);
 
 /* Before that, let the process be its own again, and answer the request that was given:
  * fcgi_environ_restore and fcgi_lane_answer. */
-int fcgi_step(struct fcgi_lane *lane, struct fcgi_environ *env, const uint8_t *content,
-	      uint32_t size);
+int fcgi_step(struct fcgi_lane *lane, const uint8_t *content, uint32_t size);
 
 #endif

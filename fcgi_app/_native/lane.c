@@ -38,7 +38,7 @@ struct fcgi_lane *fcgi_lane_new(int epoll_fd, uint32_t room, uint32_t most_param
 
 	if (!lane)
 		return NULL;
-	lane->buffer = malloc((size_t)room + ROLE_SIZE);
+	lane->buffer = calloc(1, (size_t)room + ROLE_SIZE + FCGI_SLACK);
 	if (!lane->buffer) {
 		free(lane);
 		return NULL;
@@ -179,10 +179,10 @@ static int check_params(const struct fcgi_lane *lane, const uint8_t *list, size_
 		if (++count > lane->most_params)
 			return 0; /* though some may be the same */
 		if (is_name(list, &pair, "REQUEST_METHOD", 14))
-			*is_head = pair.value_length == 4 && !memcmp(value, "HEAD", 4);
-		else if (is_name(list, &pair, "CONTENT_LENGTH", 14) && pair.value_length &&
-			 !(pair.value_length == 1 && *value == '0'))
-			return 0; /* a body is missing, or there is something to log */
+			*is_head = fcgi_is_head(value, pair.value_length);
+		else if (is_name(list, &pair, "CONTENT_LENGTH", 14) &&
+			 fcgi_has_body(value, pair.value_length))
+			return 0;
 	}
 	return !more;
 }
@@ -196,11 +196,33 @@ static int64_t give(struct fcgi_lane *lane, int64_t turn, int fd, uint8_t watche
 	return lane->turn = turn;
 }
 
+/* Look at a whole request in the buffer: its turn; 0: there is something unusual in it. */
+static int64_t look_at_whole(struct fcgi_lane *lane)
+{
+	const uint8_t *list = lane->buffer + lane->whole.content;
+	size_t size = lane->whole.content_length;
+	uint8_t *behind = lane->buffer + lane->whole.content + size, was[ROLE_SIZE];
+	int is_head = 0;
+
+	memcpy(was, behind, ROLE_SIZE);
+	memcpy(behind, ROLE, ROLE_SIZE);
+	if (lane->is_step && size <= lane->most_bytes)
+		lane->shown = fcgi_environ_show_usual(lane->environ, list, size + ROLE_SIZE,
+						      (size_t)lane->most_params + 1);
+	if (!lane->shown && !check_params(lane, list, size, &is_head)) {
+		memcpy(behind, was, ROLE_SIZE);
+		return 0;
+	}
+	return (int64_t)lane->whole.request_id << FCGI_LANE_ID |
+	       (is_head ? FCGI_LANE_HEAD : 0) |
+	       (int64_t)(lane->whole.content + size + ROLE_SIZE);
+}
+
 /* Look at a connection that is in no list: FCGI_TURN_NONE if nothing has come. */
 static int64_t look(struct fcgi_lane *lane, int fd, uint8_t watched)
 {
 	ssize_t got = recv(fd, lane->buffer, lane->room, MSG_DONTWAIT);
-	int is_head;
+	int64_t turn = 0;
 
 	if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
 		return FCGI_TURN_NONE;
@@ -210,18 +232,9 @@ static int64_t look(struct fcgi_lane *lane, int fd, uint8_t watched)
 	}
 	lane->received = (uint32_t)got;
 	if (fcgi_scan_whole(lane->buffer, lane->received, &lane->whole) &&
-	    lane->whole.end == lane->received &&
-	    check_params(lane, lane->buffer + lane->whole.content,
-			 lane->whole.content_length, &is_head)) {
-		uint32_t end = lane->whole.content + lane->whole.content_length;
-
-		memcpy(lane->buffer + end, ROLE, ROLE_SIZE);
-		return give(lane,
-			    (int64_t)lane->whole.request_id << FCGI_LANE_ID |
-				    (is_head ? FCGI_LANE_HEAD : 0) | (end + ROLE_SIZE),
-			    fd, watched);
-	}
-	return give(lane, FCGI_TURN_PART, fd, watched);
+	    lane->whole.end == lane->received)
+		turn = look_at_whole(lane);
+	return give(lane, turn ? turn : FCGI_TURN_PART, fd, watched);
 }
 
 /* Take a new connection; FCGI_TURN_NONE if another process was faster. */
@@ -392,19 +405,20 @@ static uint8_t *put_header(uint8_t *to, uint8_t type, uint32_t request_id, uint3
 	return to + FCGI_HEADER_LEN;
 }
 
-static int64_t send_answer(struct fcgi_lane *lane, uint32_t app_status, const uint8_t *content,
-		      uint32_t size)
+static int64_t send_answer(struct fcgi_lane *lane, uint32_t app_status, const uint8_t *head,
+			   uint32_t head_size, const uint8_t *content, uint32_t rest)
 {
-	uint32_t id = lane->whole.request_id;
+	uint32_t id = lane->whole.request_id, size = head_size + rest;
 	uint8_t *to = lane->answer;
 	size_t whole;
 	ssize_t sent;
 
-	if (lane->fd == NOTHING || size > FCGI_MAX_LENGTH)
+	if (lane->fd == NOTHING || rest > FCGI_MAX_LENGTH - head_size)
 		return -EINVAL;
 	if (size) {
 		to = put_header(to, FCGI_STDOUT, id, size);
-		memcpy(to, content, size);
+		memcpy(to, head, head_size);
+		memcpy(to + head_size, content, rest);
 		to += size;
 	}
 	to = put_header(to, FCGI_STDOUT, id, 0);
@@ -431,10 +445,16 @@ static int64_t send_answer(struct fcgi_lane *lane, uint32_t app_status, const ui
 	return 0;
 }
 
+int64_t lane_answer(struct fcgi_lane *lane, uint32_t app_status, const uint8_t *head,
+		    uint32_t head_size, const uint8_t *content, uint32_t size)
+{
+	return lane->left = send_answer(lane, app_status, head, head_size, content, size);
+}
+
 int64_t fcgi_lane_answer(struct fcgi_lane *lane, uint32_t app_status,
 			 const uint8_t *content, uint32_t size)
 {
-	return lane->left = send_answer(lane, app_status, content, size);
+	return lane_answer(lane, app_status, content, 0, content, size);
 }
 
 int64_t fcgi_lane_left(const struct fcgi_lane *lane)

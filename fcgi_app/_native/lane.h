@@ -44,9 +44,18 @@ struct fcgi_lane {
 	uint32_t other_events;
 	int error;
 	struct fcgi_whole whole;
-	uint8_t *buffer;
+	uint8_t *buffer;      /* with FCGI_SLACK bytes behind it */
+	struct fcgi_environ *environ;
+	int is_step;          /* a usual request is to be shown there as soon as it is seen */
+	int64_t shown;        /* its layout; 0: it has not been shown */
+	uint32_t head_given, head_size;
+	uint8_t head[FCGI_HEAD];
 	uint8_t answer[3 * FCGI_HEADER_LEN + FCGI_HEADER_LEN + FCGI_MAX_LENGTH];
 };
+
+/* lane.c: fcgi_lane_answer with an answer that begins with head. */
+int64_t lane_answer(struct fcgi_lane *lane, uint32_t app_status, const uint8_t *head,
+		    uint32_t head_size, const uint8_t *content, uint32_t size);
 
 /* waiting.c */
 

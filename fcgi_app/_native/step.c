@@ -1,24 +1,48 @@
 /* What the bare loop does, in as few crossings as can be. */
-#include "fcgi.h"
+#include "lane.h"
 
-int fcgi_step_begin(struct fcgi_lane *lane, struct fcgi_environ *env)
+void fcgi_step_use(struct fcgi_lane *lane, struct fcgi_environ *env)
 {
-	int64_t turn = fcgi_lane_next(lane, -1, 0), layout;
+	lane->environ = env;
+}
+
+int fcgi_step_head(struct fcgi_lane *lane, const uint8_t *head, uint32_t size, uint32_t given)
+{
+	if (size > FCGI_HEAD)
+		return 0;
+	memcpy(lane->head, head, size);
+	lane->head_size = size;
+	lane->head_given = given;
+	return 1;
+}
+
+int fcgi_step_begin(struct fcgi_lane *lane)
+{
+	int64_t turn;
 	int size;
 
+	lane->shown = 0;
+	lane->is_step = 1;
+	turn = fcgi_lane_next(lane, -1, 0);
+	lane->is_step = 0;
 	if (turn <= 0 || turn & FCGI_LANE_HEAD)
 		return FCGI_STEP_OTHER;
 	size = (int)(turn & (FCGI_LANE_HEAD - 1)) - FCGI_LANE_CONTENT;
-	layout = fcgi_environ_show(env, fcgi_lane_buffer(lane) + FCGI_LANE_CONTENT,
-				   (size_t)size);
-	return layout > 0 ? size | (int)layout << FCGI_STEP_LAYOUT : FCGI_STEP_OTHER;
+	if (!lane->shown) /* it has new names, or is given once more */
+		lane->shown = fcgi_environ_show(lane->environ,
+						lane->buffer + FCGI_LANE_CONTENT,
+						(size_t)size);
+	return lane->shown > 0 ? size | (int)lane->shown << FCGI_STEP_LAYOUT
+			       : FCGI_STEP_OTHER;
 }
 
-int fcgi_step(struct fcgi_lane *lane, struct fcgi_environ *env, const uint8_t *content,
-	      uint32_t size)
+int fcgi_step(struct fcgi_lane *lane, const uint8_t *content, uint32_t size)
 {
-	fcgi_environ_restore(env);
-	if (fcgi_lane_answer(lane, 0, content, size))
+	if (size < lane->head_given)
+		return FCGI_STEP_OTHER; /* it does not begin with that head */
+	fcgi_environ_restore(lane->environ);
+	if (lane_answer(lane, 0, lane->head, lane->head_size, content + lane->head_given,
+			size - lane->head_given))
 		return FCGI_STEP_UNSENT;
-	return fcgi_step_begin(lane, env);
+	return fcgi_step_begin(lane);
 }

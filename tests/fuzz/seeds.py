@@ -99,7 +99,8 @@ def _whole() -> dict[str, bytes]:
     }
 
 
-_LEARN, _SHOW, _RESTORE, _FORGET, _SPOIL = b"\0", b"\x02", b"\x04", b"\x05", b"\x06"
+_LEARN, _SHOW, _SHOW_USUAL = b"\0", b"\x02", b"\x03"
+_RESTORE, _FORGET, _SPOIL = b"\x04", b"\x05", b"\x06"
 
 
 def _input(left: int, skip: int, *records: bytes) -> bytes:
@@ -134,14 +135,30 @@ def _listed(step: bytes, content: bytes, flags: bytes | None = None) -> bytes:
     return step + len(content).to_bytes(2, "big") + content + given
 
 
+def _changed(method: str, length: str = "") -> Pairs:
+    """The pairs of NGINX with another method or length."""
+    changes = {b"REQUEST_METHOD": method.encode(), b"CONTENT_LENGTH": length.encode()}
+    return [(name, changes.get(name, value)) for name, value in NGINX]
+
+
 def _environ() -> dict[str, bytes]:
     plain = build_params(NGINX)
     short = build_params([(b"A", b"1"), (b"B", b"")])
     other = build_params([(b"A", b"a longer value"), (b"B", b"b")])
     many = build_params([(b"N%d" % n, b"") for n in range(140)])
+    two = build_params([(b"CONTENT_LENGTH", b""), (b"CONTENT_LENGTH", b"0")])
     learn = _listed(_LEARN, plain, b"")
     return {
         "learn-show-restore": learn + _listed(_SHOW, plain) + _RESTORE,
+        "usual": learn + _listed(_SHOW_USUAL, plain),
+        "usual-after-another": learn
+        + _listed(_SHOW, plain)
+        + _listed(_SHOW_USUAL, plain),
+        "usual-but-of-others": learn + _listed(_SHOW_USUAL, short),
+        "usual-head": learn + _listed(_SHOW_USUAL, build_params(_changed("HEAD"))),
+        "usual-with-body": learn
+        + _listed(_SHOW_USUAL, build_params(_changed("GET", "1"))),
+        "usual-two-lengths": _listed(_LEARN, two, b"") + _listed(_SHOW_USUAL, two),
         "never-learnt": _listed(_SHOW, plain),
         "other-values": _listed(_LEARN, short, b"") + _listed(_SHOW, other),
         "some-hidden": _listed(_LEARN, short, b"\x7e\x01"),
