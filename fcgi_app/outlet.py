@@ -85,8 +85,21 @@ class Outlet:
             self.queue += buffers
             if self._sending:
                 self._keep()
-            else:
-                self._send_all(wait)
+                return
+            self._sending = True
+            waiting = False
+            try:
+                while not self._drain():
+                    waiting = True
+                    wait()
+                    waiting = False
+            except BaseException as error:
+                if not waiting or isinstance(error, OSError):
+                    self._lose()  # it is not known what has been sent
+                self._keep()
+                raise
+            finally:
+                self._sending = False
 
     def send_at_once(self, data: bytes) -> bool:
         """Send ``data`` without waiting; queue what does not go, all if others wait.
@@ -147,22 +160,6 @@ class Outlet:
                 return
         source.close()
 
-    def _send_all(self, wait: Callable[[], None]) -> None:
-        self._sending = True
-        waiting = False
-        try:
-            while not self._drain():
-                waiting = True
-                wait()
-                waiting = False
-        except BaseException as error:
-            if not waiting or isinstance(error, OSError):
-                self._lose()  # it is not known what has been sent
-            self._keep()
-            raise
-        finally:
-            self._sending = False
-
     def _keep(self) -> None:
         """Copy what waits and is not ours: whoever wrote it goes on, and may change it.
 
@@ -182,16 +179,18 @@ class Outlet:
             return self._drain_mixed()
         while self.queue:
             queue = self.queue
-            there = len(queue)  # a signal handler may add to it meanwhile
-            size = sum(map(len, queue[:there]))
+            buffers = queue[:]  # a signal handler may add to it meanwhile
+            there = len(buffers)
+            size = sum(map(len, buffers))
             if there > 1 and (there > _MAX_BUFFERS or size < _JOIN_BELOW):
-                queue[:there] = [b"".join(queue[:there])]
+                buffers = [b"".join(buffers)]
+                queue[:there] = buffers
                 there = 1
             try:
                 if there == 1:
-                    sent = self._sock.send(queue[0], _FLAGS)
+                    sent = self._sock.send(buffers[0], _FLAGS)
                 else:
-                    sent = self._sock.sendmsg(queue[:there], (), _FLAGS)
+                    sent = self._sock.sendmsg(buffers, (), _FLAGS)
             except (BlockingIOError, InterruptedError):
                 return False
             self._remove(sent, there if sent == size else 0)  # all, nearly always

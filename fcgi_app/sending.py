@@ -35,9 +35,7 @@ class SendingLink(Link):
         """Send STDOUT records; waits for the web server to take them."""
         if request.unwanted:
             raise _unwanted()
-        buffers: list[Buffer] = []
-        for piece in pieces:
-            buffers += self._connection.stdout(request.state, piece)
+        buffers = self._connection.stdout(request.state, pieces)
         if buffers:
             self._send(buffers)
 
@@ -49,9 +47,7 @@ class SendingLink(Link):
         Some records at a time: an abort ends it, and so does a signal handler's
         exception, but for those that are waiting already.
         """
-        buffers: list[Any] = []
-        for piece in pieces:
-            buffers += self._connection.stdout(request.state, piece)
+        buffers: list[Any] = self._connection.stdout(request.state, pieces)
         header = self._connection.stdout_header(request.state)
         corked = False
         try:
@@ -110,7 +106,7 @@ class SendingLink(Link):
         if stderr:
             buffers.append(connection.stderr(state, stderr))
         if stdout and not request.unwanted:
-            buffers += connection.stdout(state, stdout)
+            buffers += connection.stdout(state, (stdout,))
         used = bool(stderr) or (log is not None and log.used)
         end = connection.end_request(state, request.app_status, stderr_used=used)
         if early:
@@ -206,7 +202,8 @@ class SendingLink(Link):
         try:
             self._outlet.send(buffers, self._wait_writable)
         finally:
-            self._note_loss()
+            if self._outlet.lost:
+                self._gone()
 
     def _send_end(self, buffers: list[Buffer], last: bool) -> None:
         """Send the end of a response, which nothing may get in between.

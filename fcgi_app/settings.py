@@ -37,7 +37,8 @@ class Settings(Frozen):
             has come, or all; 0: as soon as its params are in.
         spool: input beyond this that nobody has read yet goes to a temporary file.
         output_buffer: output is sent when so much is there, at flush, at finish.
-            Larger pieces cost less for each byte; 128 KiB is where it levels off.
+            In a response that goes on for long and comes quickly, four times as much:
+            larger pieces cost less for each byte.
         first_byte_timeout: from connect to the first byte. libfcgi waits 2 s.
         params_timeout: silence allowed while params are due (httpd: Timeout 60).
         body_timeout: silence allowed while a body is due (mod_fcgid: 40).

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterable
+from time import monotonic
 
 from ._log import log_warning
 from .codec.constants import Role
@@ -36,6 +37,14 @@ __all__ = ["BodyReader", "OutputStream", "StderrStream", "StdoutStream"]
 _AUTHORIZER = int(Role.AUTHORIZER)
 _MAX_LINE = 8192
 """Bytes of a line on STDERR that go out before its end (httpd cuts at 8 KiB)."""
+_LONG_PART = 16384
+"""Bytes of a part from which a record of its own costs less than joining it."""
+_SOON = 0.05
+"""Seconds from one send to the next in a response that comes quickly."""
+_STREAK = 8
+"""Sends in such a row, from which on they are greater."""
+_MORE = 4
+"""How much greater."""
 _SHORT_FILE = 131072
 """Bytes of a file up to which reading costs less than having the kernel send it."""
 
@@ -99,12 +108,17 @@ class OutputStream(io.BufferedIOBase):
     at for every write.
     """
 
-    __slots__ = ("_limit", "_parts", "_request", "_size", "closed", "error")
+    __slots__ = (
+        *("_emitted", "_limit", "_parts", "_request", "_size", "_streak"),
+        *("closed", "error"),
+    )
     closed: bool
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._limit = request._settings.output_buffer
+        self._emitted = 0.0
+        self._streak = 0
         self._parts: list[bytes] = []
         self._size = 0
         self.closed = False
@@ -147,8 +161,16 @@ class OutputStream(io.BufferedIOBase):
             self.write(line)
 
     def _overflow(self, data: Buffer) -> None:
-        pending, self._parts, self._size = self._parts, [], 0
-        self._emit([b"".join(pending), data] if pending else [data])
+        parts, size, self._parts, self._size = self._parts, self._size, [], 0
+        if parts and size - len(data) < len(parts) * _LONG_PART:
+            parts = [b"".join(parts)]
+        now = monotonic()
+        if self._limit:
+            self._streak = self._streak + 1 if now - self._emitted < _SOON else 0
+            limit = self._request._settings.output_buffer
+            self._limit = limit * _MORE if self._streak >= _STREAK else limit
+        self._emitted = now
+        self._emit([*parts, data])
 
     def flush(self) -> None:
         """Send what has gathered."""
@@ -200,6 +222,8 @@ class StdoutStream(OutputStream):
     def __init__(self, request: Request) -> None:
         self._request = request  # and not by super(): one is made for each request
         self._limit = request._settings.output_buffer
+        self._emitted = 0.0
+        self._streak = 0
         self._parts = []
         self._size = 0
         self.closed = False

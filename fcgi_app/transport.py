@@ -255,7 +255,7 @@ class Transport(SendingLink):
             state.role,
             status,
         )
-        page = self._connection.stdout(state, build_error(status))
+        page = self._connection.stdout(state, (build_error(status),))
         end = self._connection.end_request(state, 0, protocol_status)
         self._answer(state, b"".join((*page, end)))
 

@@ -621,7 +621,7 @@ class TestSending:
         """Any amount of output becomes whole records, never an empty one."""
         connection = Connection()
         content = bytes(i % 251 for i in range(size))
-        sent = b"".join(connection.stdout(self.request(connection).request, content))
+        sent = b"".join(connection.stdout(self.request(connection).request, [content]))
         records, rest = parse_records(sent)
         assert rest == b""
         assert b"".join(record.content for record in records) == content
@@ -647,7 +647,7 @@ class TestSending:
         request = self.request(connection).request
         connection.end_request(request)
         with pytest.raises(LocalProtocolError, match="after end-request"):
-            connection.stdout(request, b"x")
+            connection.stdout(request, [b"x"])
         with pytest.raises(LocalProtocolError, match="after end-request"):
             connection.stderr(request, b"x")
         with pytest.raises(LocalProtocolError, match="second end-request"):

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from fcgi_app import streams
 from fcgi_app.codec.constants import RecordType, Role
 from fcgi_app.codec.params import build_params
 from fcgi_app.codec.records import Buffer
@@ -49,6 +50,7 @@ class FakeChannel:
         self.gone = gone
         self.log: list[tuple[str, bytes]] = []
         self.fills: list[bool] = []
+        self.counts: list[int] = []  # of the pieces of each send_stdout
 
     def fill(self, request: Request, *, wait: bool) -> bool:
         self.fills.append(wait)
@@ -69,7 +71,12 @@ class FakeChannel:
         self.log.append((name, b"".join(map(bytes, pieces))))
 
     def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
+        self.counts.append(len(pieces))
         self._send("stdout", pieces)
+
+    def sizes(self) -> list[int]:
+        """Of what has been sent on STDOUT, each time."""
+        return [len(sent) for name, sent in self.log if name == "stdout"]
 
     def send_file(
         self, request: Request, pieces: list[Buffer], source: FileSource
@@ -318,6 +325,41 @@ class TestStdout:
         request.stdout.flush()
         request.stdout.flush()
         assert b"".join(data for _, data in channel.log) == HEAD + b"x" * 200
+
+    def test_long_response(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A long one that comes quickly goes out in greater pieces, until it is slow."""
+        now = [100.0]
+        monkeypatch.setattr(streams, "monotonic", lambda: now[0])
+        request, channel = make(settings=Settings(output_buffer=1000))
+        request.stdout.write(HEAD)
+        request.stdout.flush()
+        for _ in range(100):
+            now[0] += 0.001
+            request.stdout.write(b"x" * 500)
+        assert channel.sizes() == [len(HEAD)] + [1000] * 9 + [4000] * 10
+        now[0] += 1
+        for _ in range(18):
+            request.stdout.write(b"x" * 500)
+        assert channel.sizes()[20:] == [4000] + [1000] * 6
+        request.finish()
+        assert sum(channel.sizes()) == len(HEAD) + 118 * 500
+
+    def test_long_parts(self) -> None:
+        """Parts that are worth a record of their own are not joined; order is kept."""
+        request, channel = make(settings=Settings(output_buffer=100_000))
+        request.stdout.write(HEAD)
+        request.stdout.flush()
+        request.stdout.write(b"a" * 40_000)
+        request.stdout.write(b"b" * 40_000)
+        request.stdout.write(b"c" * 40_000)
+        for _ in range(50):
+            request.stdout.write(b"d" * 1000)
+        request.stdout.write(b"e" * 60_000)
+        assert channel.counts == [1, 3, 2]
+        request.finish()
+        sent = b"".join(sent for name, sent in channel.log if name == "stdout")
+        parts = [b"a" * 40_000, b"b" * 40_000, b"c" * 40_000, b"d" * 50_000]
+        assert sent == HEAD + b"".join(parts) + b"e" * 60_000
 
     @pytest.mark.parametrize("kind", [bytes, bytearray])
     @pytest.mark.parametrize("cut", [0, 1, 20, MAX_HEAD_BYTES, MAX_HEAD_BYTES + 5])

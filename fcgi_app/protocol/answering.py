@@ -6,7 +6,7 @@ is special in the records here is what one of them cannot do without.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 
 from ..codec.constants import (
@@ -18,6 +18,7 @@ from ..codec.constants import (
 from ..codec.records import (
     HEADER,
     STREAM_CHUNK,
+    Buffer,
     build_end_request,
     build_header,
     build_record,
@@ -57,25 +58,22 @@ class Answering:
     _requests: dict[int, RequestState]
     """By id, the latest request that had it; dropped when both sides are done."""
 
-    def stdout(
-        self, request: RequestState, data: bytes | bytearray | memoryview
-    ) -> list[Any]:
-        """Return the buffers of the STDOUT records that carry ``data``, uncopied."""
+    def stdout(self, request: RequestState, pieces: Iterable[Buffer]) -> list[Any]:
+        """Return the buffers of the STDOUT records that carry ``pieces``, uncopied."""
         request_id = self._check_open(request)
-        size = len(data)
-        if size <= MAX_CONTENT_LENGTH:
-            # An empty record would be the end of the stream (§3.3).
-            header = build_header(RecordType.STDOUT, request_id, size)
-            return [header, data] if size else []
-        view = memoryview(data)
         buffers: list[Any] = []
-        full = build_header(RecordType.STDOUT, request_id, STREAM_CHUNK)
-        for start in range(0, size - STREAM_CHUNK + 1, STREAM_CHUNK):
-            buffers += (full, view[start : start + STREAM_CHUNK])
-        rest = size % STREAM_CHUNK
-        if rest:
-            header = build_header(RecordType.STDOUT, request_id, rest)
-            buffers += (header, view[size - rest :])
+        for piece in pieces:
+            size = len(piece)
+            if size > MAX_CONTENT_LENGTH:
+                full = _pack_header(VERSION_1, _STDOUT, request_id, STREAM_CHUNK, 0)
+                piece = memoryview(piece)
+                while size > STREAM_CHUNK:
+                    buffers += (full, piece[:STREAM_CHUNK])
+                    piece = piece[STREAM_CHUNK:]
+                    size -= STREAM_CHUNK
+            if size:  # an empty record would be the end of the stream (§3.3)
+                header = _pack_header(VERSION_1, _STDOUT, request_id, size, 0)
+                buffers += (header, piece)
         return buffers
 
     def stdout_header(self, request: RequestState) -> Callable[[int], bytes]:

@@ -149,14 +149,14 @@ def records() -> Iterator[list[Way]]:
     protocol = Connection()
     request = protocol.resume(1, True)
     build = protocol.stdout
-    size = sum(map(len, build(request, view[:STEP])))
+    size = sum(map(len, build(request, [view[:STEP]])))
     with _pair() as (near, far):
 
         def join() -> None:
-            assert near.send(b"".join(build(request, next(pieces))), _NOW) == size
+            assert near.send(b"".join(build(request, [next(pieces)])), _NOW) == size
 
         def refer() -> None:
-            assert near.sendmsg(build(request, next(pieces)), (), _NOW) == size
+            assert near.sendmsg(build(request, [next(pieces)]), (), _NOW) == size
 
         drain = partial(_drain, far)
         yield [
