@@ -333,6 +333,8 @@ class LaneAcceptor(Acceptor):
         if data:
             transport.seen_bytes = True
             transport._feed(data)
+            if size == _RECV_SIZE and not transport.serving:
+                transport.receive()  # there is more, nearly always
         if not transport.serving:
             self.settle(transport)
         self._make_room()
@@ -342,8 +344,10 @@ class LaneAcceptor(Acceptor):
 
     def _transport_of(self, fd: int) -> Transport:
         """Make the object for a connection that was C's."""
-        sock = socket.socket(fileno=fd)
-        sock.settimeout(None)  # whatever socket.setdefaulttimeout says
+        # Type and protocol are told to save two system calls; nobody looks at the latter.
+        sock = socket.socket(-1, socket.SOCK_STREAM, 0, fd)
+        if sock.gettimeout() is not None:  # by socket.setdefaulttimeout
+            sock.settimeout(None)
         try:
             peer = sock.getpeername()
         except OSError:

@@ -231,8 +231,10 @@ class Outlet:
             del queue[:whole]
             return
         done = 0
-        while done < len(queue) and sent >= len(queue[done]):
-            sent -= len(queue[done])
+        for size in map(len, queue):
+            if sent < size:
+                break
+            sent -= size
             done += 1
         del queue[:done]
         if sent:

@@ -54,16 +54,22 @@ static inline int fcgi_next_pair(const uint8_t *list, size_t size, size_t *posit
 {
 	size_t at = *position, step;
 
-	if (at >= size)
-		return 0;
-	step = fcgi_read_length(list + at, size - at, &pair->name_length);
-	if (!step)
-		return -1;
-	at += step;
-	step = fcgi_read_length(list + at, size - at, &pair->value_length);
-	if (!step)
-		return -1;
-	at += step;
+	if (size - at >= 2 && at < size && !((list[at] | list[at + 1]) & 0x80)) {
+		pair->name_length = list[at];
+		pair->value_length = list[at + 1];
+		at += 2; /* nearly always */
+	} else {
+		if (at >= size)
+			return 0;
+		step = fcgi_read_length(list + at, size - at, &pair->name_length);
+		if (!step)
+			return -1;
+		at += step;
+		step = fcgi_read_length(list + at, size - at, &pair->value_length);
+		if (!step)
+			return -1;
+		at += step;
+	}
 	if ((size_t)pair->name_length + pair->value_length > size - at)
 		return -1;
 	pair->name = (uint32_t)at;
