@@ -236,7 +236,7 @@ class Loop:
         assert self._swap is not None
         for settle in self._before_swap:
             settle()
-        self.current = request
+        self._current = request
         request.host = self
         self.hooks.leaving = None
         self._swap.enter_request(request)
@@ -260,8 +260,9 @@ class Loop:
 
     def finish(self) -> None:
         """End the current request, if there is one, and give the process back."""
-        if self.current is not None:
-            self.current.finish()
+        request = self.current
+        if request is not None:
+            request.finish()
 
     def request_ending(self, request: Request) -> None:
         """Take back the descriptors; close the listeners if this is the last request.
@@ -296,8 +297,8 @@ class Loop:
 
     def request_ended(self, request: Request) -> None:
         """Give the process its own streams and environment back."""
-        if self.current is request:
-            self.current = None
+        if self._current is request:
+            self._current = None
         assert self._texts is not None
         assert self._swap is not None
         for text in self._texts:
