@@ -70,6 +70,7 @@ guestbook = example("guestbook")
 upload = example("upload")
 stream = example("stream")
 threaded = example("threaded")
+wsgi = example("wsgi")
 
 
 def test_hello(hello: Site, way: Way) -> None:
@@ -231,6 +232,20 @@ def test_stream_arrives_as_it_grows(stream: Site, way: Way) -> None:
         while data := connection.recv(65536):
             seen += data
     assert b"tick 2 of 2" in seen
+
+
+def test_wsgi(wsgi: Site, way: Way) -> None:
+    """wsgi.py knows its place, and sends a file by wsgi.file_wrapper."""
+    page = wsgi.ask(way, "/")
+    assert page.status == 200
+    assert f'<a href="{way.mount}/source">' in page.text
+    source = (EXAMPLES / "wsgi.py").read_bytes()
+    answer = wsgi.ask(way, "/source")
+    assert answer.body == source
+    assert answer.header("Content-Type") == "text/x-python; charset=utf-8"
+    head = wsgi.ask(way, "/source", method="HEAD")
+    assert (head.status, head.body) == (200, b"")
+    assert wsgi.ask(way, "/nothing").status == 404
 
 
 def test_threaded(threaded: Site, way: Way) -> None:
