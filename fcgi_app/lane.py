@@ -344,7 +344,7 @@ class LaneAcceptor(Acceptor):
 
     def _transport_of(self, fd: int) -> Transport:
         """Make the object for a connection that was C's."""
-        # Type and protocol are told to save two system calls; nobody looks at the latter.
+        # Type and protocol are told, to save two system calls; nobody looks at them.
         sock = socket.socket(-1, socket.SOCK_STREAM, 0, fd)
         if sock.gettimeout() is not None:  # by socket.setdefaulttimeout
             sock.settimeout(None)
