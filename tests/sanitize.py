@@ -57,19 +57,19 @@ _LOADED = """
 from fcgi_app._native import _core, ffi, lib
 print(_core.__file__)
 """
-# One byte behind a block of malloc's, which find_param reads as part of a list.
+# One byte behind a block of malloc's, which join_params reads as part of a list.
 OVERFLOW = """
 import ctypes
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 block = libc.malloc(ctypes.c_size_t(8))
 ctypes.memset(block, 0, 8)
-lib.fcgi_find_param(ffi.cast("uint8_t *", block), 9, b"A", 1)
+lib.fcgi_join_params(ffi.cast("uint8_t *", block), 9, ffi.new("uint8_t[]", 99), 99)
 print("nobody has noticed")
 """
-# memcmp(3) must not be given NULL, however short.
+# memcpy(3) must not be given NULL, however short.
 UNDEFINED = """
-lib.fcgi_find_param(b"\\0\\0", 2, ffi.NULL, 0)
+lib.fcgi_environ_show(lib.fcgi_environ_new(), ffi.NULL, 0)
 print("nobody has noticed")
 """
 

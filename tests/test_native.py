@@ -61,15 +61,6 @@ def outcome(function: Callable[[bytes], Any], content: bytes) -> object:
 # --- Name-value lists ------------------------------------------------------------------
 
 
-def find_in_c(content: bytes, name: bytes) -> bytes | None:
-    """The last value of a name; C sees exactly the bytes that there are."""
-    span: int = lib.fcgi_find_param(content, len(content), name, len(name))
-    if span < 0:
-        return None
-    start = span >> 32
-    return content[start : start + (span & 0xFFFFFFFF)]
-
-
 class TestParams:
     @given(st.binary(max_size=60) | spoilt(LISTS))
     def test_parse_list(self, content: bytes) -> None:
@@ -82,15 +73,6 @@ class TestParams:
         for end in range(len(content) + 1):
             cut = content[:end]
             assert outcome(parse_list, cut) == outcome(parse_param_map, cut)
-
-    @given(spoilt(LISTS), NAMES)
-    def test_find_param(self, content: bytes, name: bytes) -> None:
-        """fcgi_find_param gives the last of a name; none in a malformed list."""
-        try:
-            expected = dict(parse_params(content)).get(name)
-        except RemoteProtocolError:
-            expected = None
-        assert find_in_c(content, name) == expected
 
     @given(LISTS, st.integers(0, 2000))
     def test_join_params(self, content: bytes, room: int) -> None:

@@ -78,11 +78,6 @@ static inline int fcgi_next_pair(const uint8_t *list, size_t size, size_t *posit
 	return 1;
 }
 
-/* Where the last value of a name is: its offset << 32 | its length; -1: nowhere, or
- * the list is malformed. */
-int64_t fcgi_find_param(const uint8_t *list, size_t size, const uint8_t *name,
-			size_t name_length);
-
 /* Write "name NUL value NUL ..." to out: the number of bytes, without the last NUL; -1:
  * there is not room enough, a NUL in the list, or the list is malformed or empty. */
 int64_t fcgi_join_params(const uint8_t *list, size_t size, uint8_t *out, size_t room);

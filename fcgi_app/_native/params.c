@@ -3,22 +3,6 @@
 
 #include "fcgi.h"
 
-int64_t fcgi_find_param(const uint8_t *list, size_t size, const uint8_t *name,
-			size_t name_length)
-{
-	struct fcgi_pair pair;
-	size_t position = 0;
-	int64_t found = -1;
-	int more;
-
-	while ((more = fcgi_next_pair(list, size, &position, &pair)) > 0) {
-		if (pair.name_length == name_length &&
-		    !memcmp(list + pair.name, name, name_length))
-			found = (int64_t)pair.value << 32 | pair.value_length;
-	}
-	return more < 0 ? -1 : found;
-}
-
 int64_t fcgi_join_params(const uint8_t *list, size_t size, uint8_t *out, size_t room)
 {
 	struct fcgi_pair pair;
