@@ -146,10 +146,9 @@ class Loop:
             owns_stderr=not self._settings.descriptors,
         )
         self._swap = swap_class(replace=self._settings.replace_environ)
-        # Else somebody wants to know of requests.
-        if self._source is self._acceptor and not self._before_swap:
+        if not self._before_swap:
             self._shortcut = open_shortcut(
-                self, self._acceptor, self._swap, self._settings
+                self, self._acceptor, self._source, self._swap, self._settings
             )
             if self._shortcut is not None:
                 self.step = self._shortcut.step
@@ -400,6 +399,12 @@ class Loop:
         """
         self._before_swap.append(settle)
         self.step = _no_step  # which does not call it
+
+    def take_long_way(self) -> None:
+        """Let no request take the short way any more; for any thread."""
+        self.step = _no_step
+        if self._acceptor is not None:
+            self._acceptor.wake()
 
     def install_streams(self) -> tuple[TextIn, TextOut, TextOut]:
         """Put the permanent streams in place of the process's own; return them."""

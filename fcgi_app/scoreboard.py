@@ -321,6 +321,12 @@ class SlotWriter:
         self._counts_at = at + COUNTS_AT
         _, _, _, self.max_requests = ONCE.unpack_from(self._view, self._once_at)
 
+    @property
+    def memory(self) -> memoryview:
+        """All of the slot, for whoever writes it in place of this."""
+        at = self._word * WORD_SIZE
+        return self._view[at : at + SLOT_SIZE]
+
     def claim(self, pid: int, threads: int, traceback_signal: int) -> bool:
         """Say whose slot it is; False: another process was first.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ._backend import lib
+from ._backend import ffi, lib
 from .lazyenviron import LAYOUT
 from .response import known_head
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from .lane import LaneAcceptor
     from .lazyenviron import LazyEnvironSwap
+    from .lentslot import LentSlot
     from .loop import Loop
     from .request import Request
     from .settings import Settings
@@ -64,6 +65,7 @@ class Shortcut:
         "_os_environ",
         "_out",
         "_parts",
+        "_slot",
         "_spans",
         "_swap",
         "_window",
@@ -77,12 +79,15 @@ class Shortcut:
         swap: LazyEnvironSwap,
         texts: tuple[TextIn, TextOut, TextOut],
         settings: Settings,
+        slot: LentSlot | None,
     ) -> None:
         self._loop = loop
         self._hooks = loop.hooks
         self._acceptor = acceptor
         self._lane = acceptor.lane
-        lib.fcgi_step_use(self._lane, swap.environ)
+        self._slot = slot
+        noted = ffi.NULL if slot is None else slot.made
+        lib.fcgi_step_use(self._lane, swap.environ, noted)
         self._swap = swap
         self._data = swap.data
         self._data.window = self._window = acceptor.window
@@ -149,7 +154,12 @@ class Shortcut:
         """Wait for a request while none is open: what C says of it, 0 for nothing."""
         if not self._acceptor.is_quiet or self._loop.is_busy:
             return 0
+        slot = self._slot
+        if slot is not None and not slot.lend():
+            return 0
         turn: int = _step_begin(self._lane)
+        if turn <= 0 and slot is not None:
+            slot.take_back()
         for text in (self._in, self._out, self._err):
             text.bind(self)
         sys.stdin, sys.stdout, sys.stderr = self._in, self._out, self._err
@@ -173,6 +183,8 @@ class Shortcut:
     def _leave(self, turn: int, answer: bytes) -> None:
         """Let the loop go on, with nothing open."""
         if turn != _UNSENT:
+            if self._slot is not None:
+                self._slot.take_back()
             for text in (self._in, self._out, self._err):
                 text.bind(None)
             return
@@ -197,6 +209,8 @@ class Shortcut:
         """Make the ``Request`` of the open request, and let everything follow it."""
         request = self._acceptor.begin(lib.fcgi_lane_turn(self._lane))
         request.running = True
+        if self._slot is not None:
+            self._slot.take_back(request)
         request.host = self._loop
         stream = request.response
         parts, self._parts = self._parts, []
@@ -210,6 +224,8 @@ class Shortcut:
         """In a forked child: the open request is the parent's."""
         self.opened = 0
         self._parts = []
+        if self._slot is not None:
+            self._slot.forget()
         out = self._out
         out._put = out._source = self._in._source = self._err._source = None
 

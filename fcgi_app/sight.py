@@ -42,6 +42,8 @@ class Sight:
     Attributes:
         board: the scoreboard.
         paths: SCRIPT_NAMEs of the requests that the runtime answers itself.
+        most: requests that the process may begin; 0: any number.
+        memory: of the slot.
     """
 
     def __init__(self, slot: SlotWriter) -> None:
@@ -52,8 +54,10 @@ class Sight:
         self._slot: SlotWriter | None = slot
         # By one thread at a time, and by a signal handler of the same thread.
         self._lock = RLock()
-        self._most = slot.max_requests
+        self.most = slot.max_requests
+        self.memory = slot.memory
         self._stops: list[Callable[[], object]] = []
+        self._shares: list[Callable[[], object]] = []
         self._threads = 0
         self._running: dict[Running, None] = {}  # the oldest first
         self._shown: Running | None = None  # whose texts the slot has
@@ -75,6 +79,8 @@ class Sight:
             self._stops.append(stop)
             self._threads += threads
             self._write_threads()
+        for share in self._shares:
+            share()
 
     def serve_no_more(self, stop: Callable[[], object], threads: int) -> None:
         """Note that a server, of which ``serve`` has told, is closed."""
@@ -83,6 +89,58 @@ class Sight:
                 self._stops.remove(stop)
                 self._threads -= threads
                 self._write_threads()
+
+    # While somebody else writes the slot of a process that serves one at a time
+
+    def on_share(self, share: Callable[[], object]) -> None:
+        """Have ``share`` called when another server begins to use the slot.
+
+        Whoever it is lent to gives it back soon. What both write meanwhile may hide
+        one of them for a moment, and nothing is counted wrongly.
+        """
+        self._shares.append(share)
+
+    def lend(self) -> tuple[int, int, float, float] | None:
+        """Note that the process waits, and let another one write what it does.
+
+        Returns:
+            How many requests have begun and have ended, how long the last one has
+            taken, and since when the process is idle; None: more than one server
+            uses the slot, or it is nobody's any more.
+        """
+        with self._lock:
+            if self._slot is None or self._threads != 1 or self._running:
+                return None
+            self._since = monotonic()
+            self._write(IDLE)
+            return self._begun, self._ended, self._duration, self._since
+
+    def take_back(
+        self,
+        begun: int,
+        ended: int,
+        duration: float,
+        since: float,
+        running: Running | None,
+    ) -> None:
+        """Write the slot again.
+
+        Args:
+            begun: requests that have begun since it was lent.
+            ended: those that have ended.
+            duration: of the last of these, seconds.
+            since: when the process has become idle.
+            running: the one that is running, which the slot shows.
+        """
+        with self._lock:
+            self._begun += begun
+            self._ended += ended
+            self._duration = duration
+            self._since = since
+            if running is not None:
+                self._running[running] = None
+                self._shown = running
+                self._started = running.began
 
     # Called for every request, so there is no more to them than need be.
 
@@ -115,7 +173,7 @@ class Sight:
             running = self._running
             self._waiting -= 1
             self._begun += 1
-            last = self._begun == self._most
+            last = self._begun == self.most
             running[request] = None
             state = ENDING if stopping or last else RUNNING
             if len(running) == 1:
@@ -194,6 +252,7 @@ class Sight:
         self._lock = RLock()  # another thread may have held it
         self._slot = None
         self._stops = []
+        self._shares = []
 
 
 _living: list[Sight] = []

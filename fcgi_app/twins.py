@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .loop import Loop
     from .settings import Settings
     from .shortcut import Shortcut
+    from .watching import Source
 
 __all__ = ["choose", "is_native", "open_shortcut"]
 
@@ -38,9 +39,21 @@ def choose() -> tuple[type[Acceptor], type[EnvironSwap]]:
 
 
 def open_shortcut(
-    loop: Loop, acceptor: Acceptor, swap: EnvironSwap, settings: Settings
+    loop: Loop,
+    acceptor: Acceptor,
+    source: Source,
+    swap: EnvironSwap,
+    settings: Settings,
 ) -> Shortcut | None:
-    """Make the short way for requests that are usual; None: there is none."""
+    """Make the short way for requests that are usual; None: there is none.
+
+    Args:
+        loop: whose it will be.
+        acceptor: which connections there are.
+        source: what gives the requests: ``acceptor``, or who watches them.
+        swap: the environment.
+        settings: of the loop.
+    """
     if (
         not is_native()
         or settings.descriptors
@@ -56,4 +69,14 @@ def open_shortcut(
     assert isinstance(swap, LazyEnvironSwap)
     if not swap.is_lazy:
         return None
-    return Shortcut(loop, acceptor, swap, loop.install_streams(), settings)
+    slot = None
+    if source is not acceptor:
+        from .watching import Watcher
+
+        # C notes what the scoreboard shows; an access log is written in Python.
+        if not isinstance(source, Watcher) or source.log or source.sight is None:
+            return None
+        from .lentslot import LentSlot
+
+        slot = LentSlot(source, source.sight, loop.take_long_way)
+    return Shortcut(loop, acceptor, swap, loop.install_streams(), settings, slot)

@@ -175,6 +175,12 @@ class Watcher:
             sight.begins(watch, self._acceptor.stopping)
         return True
 
+    def resume(self, request: Request, began: float) -> Watch:
+        """Watch a request that has begun elsewhere, where that has been noted."""
+        request.observer = watch = Watch(self, request.params_map)
+        watch.began = began
+        return watch
+
     def _is_ours(self, request: Request, sight: Sight) -> bool:
         """Whether a request asks for the status of the pool."""
         path = request.params_map.get(b"SCRIPT_NAME")

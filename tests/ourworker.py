@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from fcgi_app.client import Response, build_cgi_params, request
 
 from .pools import Pool
@@ -9,9 +12,13 @@ from .webserver import PACKAGE_PARENT
 
 __all__ = ["OURS", "ask", "ask_pid"]
 
+# Without the site module nothing is found by itself: neither the package nor, where that
+# is a checkout, what its native backend needs.
+_cffi = getattr(sys.modules.get("_cffi_backend"), "__file__", None)
+_PLACES = [PACKAGE_PARENT, *([str(Path(_cffi).parent)] if _cffi else [])]
 OURS = f"""
 import sys
-sys.path.insert(0, {PACKAGE_PARENT!r})
+sys.path[:0] = {_PLACES!r}
 import os, signal, time
 import fcgi_app
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fcgi_app.scoreboard import VARIABLE, Scoreboard, SlotState
 from fcgi_app.settings import Settings
 
+from .threads import eventually
 from .webserver import App, Wire, collect, whole_request
 
 pytestmark = pytest.mark.usefixtures("native_backend")
@@ -379,17 +381,33 @@ def number(count: int, left: int, keep: bool) -> bytes:
     return whole_request(1, pairs, keep=keep)
 
 
+def slot_of(board: Scoreboard) -> SlotState:
+    state = board.read(0)
+    assert state is not None
+    return state
+
+
 PAGES = {b"500 Internal Server Error\n"}
 """What a request is answered with that was interrupted when it had begun."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", [False, True], ids=["not-kept", "kept"])
-def test_interrupted_anywhere(tmp_path: Path, keep: bool) -> None:
+@pytest.mark.parametrize("watched", [False, True], ids=["alone", "in-a-pool"])
+def test_interrupted_anywhere(tmp_path: Path, keep: bool, watched: bool) -> None:
     """An exception of a signal handler at any step of accept costs no answer, and none
-    has anything of another one's."""
+    has anything of another one's. The scoreboard's counts stay right."""
     env = {"FCGI_APP_BACKEND": "native"}
-    with App(tmp_path, INTERRUPTED, env=env) as app, ExitStack() as stack:
+    with ExitStack() as stack:
+        board = Scoreboard.create("www", 1)
+        stack.callback(board.close)
+        assert board.take_slot() == 0
+        if watched:
+            env[VARIABLE] = f"{board.fileno()}:0"
+        app = stack.enter_context(
+            App(tmp_path, INTERRUPTED, env=env, pass_fds=[board.fileno()])
+        )
+        stack = stack.enter_context(ExitStack())
         wire: Wire | None = None
 
         def ask(count: int, left: int) -> bytes:
@@ -413,6 +431,11 @@ def test_interrupted_anywhere(tmp_path: Path, keep: bool) -> None:
                 body = ask(count, left if count % 3 == 0 else 0)
                 assert body == b"%d\n" % count or (count % 3 == 1 and body in PAGES)
         assert left > 8
+        if watched:
+            eventually(lambda: slot_of(board).state == "idle", "idle at the end")
+            state = slot_of(board)
+            assert (state.active, state.request_started) == (0, 0.0)
+            assert state.requests == 1 + 3 * left
         stack.close()
         assert app.stop() == 0
 

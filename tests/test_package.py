@@ -43,7 +43,7 @@ MODULES = sorted(
 )
 """All that can be imported: without the extension not ``fcgi_app._native`` either."""
 if BACKEND != "native":
-    only = ("bulk", "lane", "lazyenviron", "paramlist", "shortcut")
+    only = ("bulk", "lane", "lazyenviron", "lentslot", "paramlist", "shortcut")
     MODULES = [name for name in MODULES if name.rpartition(".")[2] not in only]
 if not any((PACKAGE / "_native").glob("_core*.so")):
     MODULES = [name for name in MODULES if not name.startswith("fcgi_app._native")]

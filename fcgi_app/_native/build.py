@@ -40,7 +40,7 @@ FOLDER = Path(__file__).parent
 MODULE = "fcgi_app._native._core"
 SOURCES = (
     *("params.c", "whole.c", "body.c", "layout.c", "environ.c"),
-    *("waiting.c", "lane.c", "step.c"),
+    *("waiting.c", "lane.c", "slot.c", "step.c"),
 )
 FLAGS = ("-std=gnu11", "-O2", "-fvisibility=hidden")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "layout.h"
+#include "slot.h"
 
 extern char **environ;
 
@@ -297,14 +297,17 @@ int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t 
 }
 
 int64_t fcgi_environ_show_usual(struct fcgi_environ *env, const uint8_t *list, size_t size,
-				size_t most)
+				size_t most, struct fcgi_slot *slot)
 {
 	int64_t number = find_layout(env, list, size);
 
 	if (number <= 0 || env->latest->count > most ||
 	    !layout_is_usual(env->latest, list, env->pairs) ||
+	    (slot && !slot_takes(slot, env->latest, list, env->pairs)) ||
 	    !show_latest(env, list, size))
 		return 0;
+	if (slot)
+		slot_begins(slot, env->latest, list, env->pairs);
 	return number;
 }
 

@@ -158,10 +158,12 @@ int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t 
 
 /* The same in one walk for the params of a request without a body, in a buffer that has
  * FCGI_SLACK bytes behind them, while environ is the process's: 0 if they are not usual,
- * where that may be true of lists that are only rare. most: pairs. */
+ * where that may be true of lists that are only rare. most: pairs. slot: where it is noted
+ * that the request begins, unless NULL. */
 enum { FCGI_SLACK = 8 };
+struct fcgi_slot;
 int64_t fcgi_environ_show_usual(struct fcgi_environ *env, const uint8_t *list, size_t size,
-				size_t most);
+				size_t most, struct fcgi_slot *slot);
 
 /* From now on, note where the value of this name is whenever a list of the layout is
  * shown: in which place of fcgi_environ_hot; -1: the name is not shown, or all are taken. */
@@ -253,8 +255,19 @@ void fcgi_lane_abandon(struct fcgi_lane *lane);
 
 /* --- step.c: what the bare loop does, in as few crossings as can be -------------------- */
 
-/* Where requests are to be shown. */
-void fcgi_step_use(struct fcgi_lane *lane, struct fcgi_environ *env);
+/* slot.c: this process's slot of the scoreboard. The counts are lent by whoever else
+ * writes it; started is 0 while no request runs. */
+enum { FCGI_SLOT_PATHS = 2, FCGI_SLOT_PATH = 256 };
+struct fcgi_slot {
+	uint8_t *memory;
+	uint64_t begun, ended, most; /* most: to begin; 0: any number */
+	double started, duration, since;
+	uint32_t path_size[FCGI_SLOT_PATHS];
+	uint8_t path[FCGI_SLOT_PATHS][FCGI_SLOT_PATH]; /* names that are not the application's */
+};
+
+/* Where requests are to be shown; slot: where they are to be noted, NULL for nowhere. */
+void fcgi_step_use(struct fcgi_lane *lane, struct fcgi_environ *env, struct fcgi_slot *slot);
 
 /* From now on answers begin with this instead of what their first `given` bytes are; 0: it
  * is too long. */

@@ -208,7 +208,8 @@ static int64_t look_at_whole(struct fcgi_lane *lane)
 	memcpy(behind, ROLE, ROLE_SIZE);
 	if (lane->is_step && size <= lane->most_bytes)
 		lane->shown = fcgi_environ_show_usual(lane->environ, list, size + ROLE_SIZE,
-						      (size_t)lane->most_params + 1);
+						      (size_t)lane->most_params + 1,
+						      lane->slot);
 	if (!lane->shown && !check_params(lane, list, size, &is_head)) {
 		memcpy(behind, was, ROLE_SIZE);
 		return 0;

@@ -46,6 +46,7 @@ struct fcgi_lane {
 	struct fcgi_whole whole;
 	uint8_t *buffer;      /* with FCGI_SLACK bytes behind it */
 	struct fcgi_environ *environ;
+	struct fcgi_slot *slot;
 	int is_step;          /* a usual request is to be shown there as soon as it is seen */
 	int64_t shown;        /* its layout; 0: it has not been shown */
 	uint32_t head_given, head_size;

@@ -49,6 +49,10 @@ struct layout *layout_new(const uint8_t *list, const struct fcgi_pair *pairs, si
 	}
 	layout->method = last_of(list, pairs, count, "REQUEST_METHOD");
 	layout->length = last_of(list, pairs, count, "CONTENT_LENGTH");
+	layout->uri = last_of(list, pairs, count, "REQUEST_URI");
+	layout->script_name = last_of(list, pairs, count, "SCRIPT_NAME");
+	layout->script_filename = last_of(list, pairs, count, "SCRIPT_FILENAME");
+	layout->remote = last_of(list, pairs, count, "REMOTE_ADDR");
 	layout->has_lengths = layout->length < count &&
 		last_of(list, pairs, layout->length, "CONTENT_LENGTH") < layout->length;
 	return layout;

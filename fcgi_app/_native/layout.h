@@ -16,6 +16,7 @@ struct layout {
 	size_t hot[FCGI_HOT];    /* which pairs are asked for in each request */
 	int hot_count;
 	size_t method, length;   /* the last REQUEST_METHOD, CONTENT_LENGTH; count: none */
+	size_t uri, script_name, script_filename, remote; /* likewise, for the scoreboard */
 	int has_lengths;         /* there are several of the latter */
 };
 

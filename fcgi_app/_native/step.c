@@ -1,9 +1,11 @@
 /* What the bare loop does, in as few crossings as can be. */
 #include "lane.h"
+#include "slot.h"
 
-void fcgi_step_use(struct fcgi_lane *lane, struct fcgi_environ *env)
+void fcgi_step_use(struct fcgi_lane *lane, struct fcgi_environ *env, struct fcgi_slot *slot)
 {
 	lane->environ = env;
+	lane->slot = slot;
 }
 
 int fcgi_step_head(struct fcgi_lane *lane, const uint8_t *head, uint32_t size, uint32_t given)
@@ -28,6 +30,8 @@ int fcgi_step_begin(struct fcgi_lane *lane)
 	if (turn <= 0 || turn & FCGI_LANE_HEAD)
 		return FCGI_STEP_OTHER;
 	size = (int)(turn & (FCGI_LANE_HEAD - 1)) - FCGI_LANE_CONTENT;
+	if (!lane->shown && lane->slot && !lane->slot->started)
+		return FCGI_STEP_OTHER; /* it has not been noted */
 	if (!lane->shown) /* it has new names, or is given once more */
 		lane->shown = fcgi_environ_show(lane->environ,
 						lane->buffer + FCGI_LANE_CONTENT,
@@ -44,5 +48,7 @@ int fcgi_step(struct fcgi_lane *lane, const uint8_t *content, uint32_t size)
 	if (lane_answer(lane, 0, lane->head, lane->head_size, content + lane->head_given,
 			size - lane->head_given))
 		return FCGI_STEP_UNSENT;
+	if (lane->slot)
+		slot_ends(lane->slot);
 	return fcgi_step_begin(lane);
 }

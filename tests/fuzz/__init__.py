@@ -24,8 +24,11 @@ TARGETS = {
     "params": ("params.c",),
     "whole": ("whole.c",),
     "body": ("body.c",),
-    "environ": ("environ.c", "layout.c", "params.c"),
-    "lane": ("params.c", "whole.c", "waiting.c", "environ.c", "layout.c"),
+    "environ": ("environ.c", "layout.c", "slot.c", "params.c"),
+    "lane": (
+        *("params.c", "whole.c", "waiting.c"),
+        *("environ.c", "layout.c", "slot.c"),
+    ),
 }
 _FLAGS = ("-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Wshadow", "-Werror")
 _SANITIZERS = "address,undefined"

@@ -197,19 +197,23 @@ static void show(const uint8_t *list, size_t size)
 /* The one walk for requests without a body: the same as show, or nothing. */
 static void show_usual(const uint8_t *list, size_t size, size_t most)
 {
-	uint8_t *copy = malloc(size + FCGI_SLACK);
+	uint8_t *copy = malloc(size + FCGI_SLACK), *memory = calloc(1, 488);
+	struct fcgi_slot slot = {.memory = memory, .most = 2, .path_size = {1}, .path = {"A"}};
 	long count = read_list(list, size, pairs), n;
 	char **before;
 	int64_t serial;
 	size_t i;
 
-	CHECK(copy);
+	CHECK(copy && memory);
 	memcpy(copy, list, size);
 	memset(copy + size, 0xee, FCGI_SLACK);
 	fcgi_environ_restore(env);
 	before = environ;
-	serial = fcgi_environ_show_usual(env, copy, size, most);
+	serial = fcgi_environ_show_usual(env, copy, size, most, size % 2 ? &slot : NULL);
 	free(copy);
+	CHECK(slot.begun == (serial && size % 2));
+	CHECK(memory[0] == 2 * slot.begun && !memory[1]);
+	free(memory);
 	if (!serial) {
 		CHECK(environ == before);
 		return;
