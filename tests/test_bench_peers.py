@@ -22,6 +22,7 @@ from .bench.programs import (
     LIBFCGI,
     OURS,
     PEERS,
+    POOL,
     PROGRAMS,
     PURE,
     Program,
@@ -45,8 +46,8 @@ def test_comparisons_limit_programs_that_can_serve_them() -> None:
     """No limit is set beside a peer that is never measured."""
     for case in COMPARISONS:
         for limit in case.limits:
-            assert limit.program in (OURS, PURE)
-            assert limit.peer in PEERS
+            assert limit.program in (OURS, POOL, PURE)
+            assert limit.peer in PEERS or (limit.program, limit.peer) == (POOL, OURS)
             assert case.why_not(limit.peer) == ""
     assert len({case.name for case in COMPARISONS}) == len(COMPARISONS)
 

@@ -12,7 +12,17 @@ from .cache import Cache
 from .figures import Claim
 from .load import Load, checked
 from .processes import Server, cpu_seconds, resident_kib
-from .programs import FLIPFLOP, FLUP, LIBFCGI, LIBFCGI_16, PROGRAMS, PURE, Program
+from .programs import (
+    FLIPFLOP,
+    FLUP,
+    LIBFCGI,
+    LIBFCGI_16,
+    OURS,
+    POOL,
+    PROGRAMS,
+    PURE,
+    Program,
+)
 from .series import Limit, Sample, Series, conclude, take_turns
 from .wire import MANY_PARAMS, NGINX_PARAMS, build_request
 
@@ -74,7 +84,7 @@ COMPARISONS = (
     Comparison(
         "hello-kept-16",
         "hello, 16 kept connections",
-        (Limit(LIBFCGI_16, 0.9, 0.6),),
+        (Limit(LIBFCGI_16, 0.9, 0.6), Limit(OURS, 1.1, program=POOL)),
         connections=16,
     ),
     Comparison(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ["APPS", "BARE", "FLIPFLOP", "FLUP", "LIBFCGI", "LIBFCGI_16", "OURS"]
-__all__ += ["PEERS", "PROGRAMS", "PURE", "ROOT", "Program"]
+__all__ += ["PEERS", "POOL", "PROGRAMS", "PURE", "ROOT", "Program"]
 
 APPS = Path(__file__).with_name("apps")
 ROOT = Path(__file__).parents[2]
@@ -42,6 +42,7 @@ class Program(NamedTuple):
 
 OURS = Program("fcgi_app", "ours.py")
 PURE = Program("fcgi_app, pure", "ours.py", environment=(("FCGI_APP_BACKEND", "pure"),))
+POOL = Program("fcgi_app, in a pool", "pool.py")
 LIBFCGI = Program("libfcgi stdio", "libfcgi_stdio.c", at_a_time=1)
 LIBFCGI_16 = Program(
     "libfcgi fcgiapp, 16 processes", "libfcgi_app.c", arguments=("16",), at_a_time=16
@@ -70,5 +71,5 @@ PEERS = (
 )
 # The less time passes between two programs that are compared, the more alike is what
 # the machine does besides.
-PROGRAMS = (OURS, *PEERS[:3], PURE, *PEERS[3:])
+PROGRAMS = (OURS, POOL, *PEERS[:3], PURE, *PEERS[3:])
 """What every comparison measures, as far as it can serve the load; ours first."""

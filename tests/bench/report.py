@@ -15,7 +15,7 @@ from .cache import DEBIAN, Cache, NoPeer, missing_packages
 from .figures import VERDICTS, Claim, table, tally
 from .load import LoadError
 from .processes import Server
-from .programs import OURS, PROGRAMS, Program
+from .programs import OURS, POOL, PROGRAMS, Program
 from .wire import fetch
 
 __all__ = ["RESULTS", "hint", "inventory", "machine", "verdicts", "write_results"]
@@ -77,7 +77,7 @@ def _describe(cache: Cache, program: Program) -> str:
         cache.prepare(program)
     except NoPeer as error:
         return f"no peer: {error}"
-    if program.script == OURS.script:
+    if program.script in (OURS.script, POOL.script):
         return f"backend: {_ask_backend(cache, program)}"
     if program.requirement:
         return program.requirement.replace("==", " ")
