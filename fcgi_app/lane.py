@@ -10,10 +10,12 @@ on it any more, it goes back.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import select
 import socket
+from _thread import RLock  # threading has the same one, and loads more
 from collections.abc import Callable, Collection
 from math import ceil, inf
 from selectors import EVENT_READ, EVENT_WRITE, EpollSelector
@@ -75,18 +77,11 @@ class _LaneChannel:
             and not request.unwanted
             and len(stdout) <= MAX_CONTENT_LENGTH
         ):
-            acceptor = self._acceptor
-            status = request.app_status & 0xFFFFFFFF
-            acceptor.given = None  # first: a signal handler may raise when C is back
-            left = _answer(acceptor.lane, status, stdout, len(stdout))
-            if left == 0:
-                return
-            acceptor.given = request
-            if left > 0:
-                channel = acceptor.sent_in_part(request, stdout, left)
+            channel = self._acceptor.answer(request, stdout)
+            if channel is not None:
                 channel.end(request, stderr, stdout)
-                return
-        self._promote(request).end(request, stderr, stdout)
+        else:
+            self._promote(request).end(request, stderr, stdout)
 
     def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
         """Send output before the end."""
@@ -197,6 +192,7 @@ class LaneAcceptor(Acceptor):
         self._failed_at = -inf
         self.given: Request | None = None
         """What C has given last, until it is answered there or promoted."""
+        self._lock = RLock()  # of who does either; its signal handlers pass
         self._limit()
         for listener in listeners:
             # Who may connect is decided in Python, and so is what a special class of
@@ -357,15 +353,42 @@ class LaneAcceptor(Acceptor):
         self._limit()
         return transport
 
+    def answer(self, request: Request, stdout: bytes) -> Any:
+        """Let C send all of a response; return what ends it where that was not done."""
+        with self._lock:
+            if request is not self.given:  # a thread has promoted it
+                return request._channel
+            status = request.app_status & 0xFFFFFFFF
+            self.given = None  # first: a signal handler may raise when C is back
+            left = _answer(self.lane, status, stdout, len(stdout))
+            if left == 0:
+                return None
+            self.given = request
+            if left > 0:
+                return self.sent_in_part(request, stdout, left)
+            return self.promote(request)
+
     def promote(self, request: Request) -> Transport:
-        """Give the request that C has given last a connection in Python."""
-        assert request is self.given
-        self.given = None
-        keep = bool(lib.fcgi_lane_keep(self.lane))
-        transport = self._transport_of(lib.fcgi_lane_release(self.lane))
-        transport.seen_bytes = True
-        transport.resume(request, keep)
-        return transport
+        """Give the request that C has given last a connection in Python.
+
+        Any thread may call it: for one that comes second that is done already.
+
+        Raises:
+            OSError: the request has been answered.
+        """
+        with self._lock:
+            if request is not self.given:
+                channel: Any = request._channel
+                if channel is self._channel:
+                    raise BrokenPipeError(errno.EPIPE, "the request has been answered")
+                found: Transport = channel
+                return found
+            self.given = None
+            keep = bool(lib.fcgi_lane_keep(self.lane))
+            transport = self._transport_of(lib.fcgi_lane_release(self.lane))
+            transport.seen_bytes = True
+            transport.resume(request, keep)
+            return transport
 
     def sent_in_part(self, request: Request, stdout: bytes, left: int) -> Any:
         """Give what ends a request of whose answer C could not send ``left`` bytes."""
@@ -444,6 +467,7 @@ class LaneAcceptor(Acceptor):
 
     def abandon(self, but: Collection[Transport] = ()) -> None:
         """In a forked child: close our copies of every socket, and touch no peer."""
+        self._lock = RLock()  # another thread may have held it
         self._retired = True
         self.given = None
         lib.fcgi_lane_abandon(self.lane)

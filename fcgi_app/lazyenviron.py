@@ -36,6 +36,9 @@ LAYOUT: int = lib.FCGI_STEP_LAYOUT
 _SIZE_MASK = (1 << LAYOUT) - 1
 _size = dict.__len__
 _clear = dict.clear
+_get: Callable[[dict[bytes, bytes], bytes], bytes | None] = dict.get
+_items = dict.items
+_update = dict.update
 _find = lib.fcgi_environ_find
 _heat = lib.fcgi_environ_heat
 _show = lib.fcgi_environ_show
@@ -63,7 +66,10 @@ class LazyData(dict[bytes, bytes]):
     all of them first.
     """
 
-    __slots__ = ("base", "environ", "layouts", "params", "process", "turn", "window")
+    __slots__ = (
+        *("base", "environ", "layouts", "params", "pending", "process"),
+        *("turn", "window"),
+    )
     base: dict[bytes, bytes]
     """The variables that show where no param has their name; never changed."""
     process: dict[bytes, bytes]
@@ -78,10 +84,18 @@ class LazyData(dict[bytes, bytes]):
     """C's buffer: if it is that, the list is at its begin."""
     turn: int
     """What is shown: the number of a list's layout << LAYOUT, and the bytes of the list
-    where that is in the window; 0: the process's own; -1: all of it is here."""
+    where that is in the window; 0: the process's own; less: all of it is here."""
+
+    pending: dict[bytes, bytes] | None
+    """All that shows, while it is on its way here."""
+
+    # Threads may look, too, and be late: the request is over when they come back. What
+    # they have found is kept only if `turn` is the very object that it was before: each
+    # request has its own, and nothing comes between that look and what follows it.
 
     def __missing__(self, name: bytes) -> bytes:
-        if self.turn <= 0 or _size(self) >= _FEW:
+        turn = self.turn
+        if turn <= 0 or _size(self) >= _FEW:
             return self._look_up(name)
         try:
             span = _find(self.environ, name, len(name))
@@ -92,13 +106,13 @@ class LazyData(dict[bytes, bytes]):
             value = self.base[name]
         else:
             value = self.params[span >> 32 : span & 0xFFFFFFFF]
-            self._heat(name)
-        self[name] = value
+            self._heat(name, turn >> LAYOUT)
+        if self.turn is turn:
+            self[name] = value
         return value
 
-    def _heat(self, name: bytes) -> None:
-        """Have the next request with this layout find the name at once."""
-        number = self.turn >> LAYOUT
+    def _heat(self, name: bytes, number: int) -> None:
+        """Have the next request with the layout of this number find it at once."""
         hot = self.layouts[number - 1].hot
         if len(hot) < _MAX_HOT:
             place = _heat(self.environ, number, name, len(name))
@@ -107,34 +121,58 @@ class LazyData(dict[bytes, bytes]):
 
     def _look_up(self, name: bytes) -> bytes:
         """Find a variable outside of a request, or one of many."""
-        if self.turn < 0:
-            raise KeyError(name)
-        if self.turn == 0 and _size(self) < _FEW:
-            value = self[name] = self.process[name]
+        turn = self.turn
+        if turn < 0:
+            value = _get(self, name)  # somebody may have put it there meanwhile
+            if value is None:
+                pending = self.pending
+                if pending is None:
+                    raise KeyError(name)
+                value = pending[name]
+            return value
+        if turn == 0 and _size(self) < _FEW:
+            value = self.process[name]
+            if self.turn is turn:
+                self[name] = value
             return value
         self.fill()
         return self[name]
 
     def fill(self) -> None:
         """Decode all that has not been looked up or set yet."""
-        turn, self.turn = self.turn, -1
+        turn = self.turn
         if turn < 0:
             return
-        own = dict.copy(self)
-        _clear(self)  # else what was looked up would come first
-        base = self.base if turn else self.process
-        dict.update(self, base)
-        if turn:
-            params = self.params
-            if params is self.window:
-                params = params[: turn & _SIZE_MASK]
-            dict.update(self, parse_list(params))
-            for name in self.layouts[(turn >> LAYOUT) - 1].hidden:
-                if name in base:
-                    dict.__setitem__(self, name, base[name])
-                else:
-                    dict.pop(self, name, None)
-        dict.update(self, own)
+        made = self._decode(turn)
+        own = dict(_items(self))
+        made.update(own)
+        filled = ~turn
+        self.pending = made
+        if self.turn is turn:
+            self.turn = filled
+            if own:
+                _clear(self)  # else what was looked up would come first
+            if self.turn is filled:
+                _update(self, made)
+        if self.pending is made:
+            self.pending = None
+
+    def _decode(self, turn: int) -> dict[bytes, bytes]:
+        """Give all that shows, in order, but for what has been set since."""
+        if not turn:
+            return self.process.copy()
+        base = self.base
+        made = base.copy()
+        params = self.params
+        if params is self.window:
+            params = params[: turn & _SIZE_MASK]
+        made.update(parse_list(params))
+        for name in self.layouts[(turn >> LAYOUT) - 1].hidden:
+            if name in base:
+                made[name] = base[name]
+            else:
+                made.pop(name, None)
+        return made
 
 
 def _filled(name: str) -> Callable[..., Any]:
@@ -187,7 +225,7 @@ class LazyEnvironSwap(EnvironSwap):
         self.data = LazyData()
         self.data.environ = made
         self.data.layouts = self.layouts
-        self.data.params = self.data.window = None
+        self.data.params = self.data.window = self.data.pending = None
         self.data.turn = 0
         self.data.base = self._base
         self.data.process = self._process
@@ -233,9 +271,9 @@ class LazyEnvironSwap(EnvironSwap):
             if number <= 0:
                 return
         data = self.data
-        _clear(data)
         data.params = params
-        data.turn = number << LAYOUT
+        data.turn = number << LAYOUT  # before the content goes: nobody adds to it then
+        _clear(data)
         self.put_data()
         if not self._has_data:  # putenv has made a vector of its own
             _show(self.environ, params, len(params))
@@ -252,8 +290,8 @@ class LazyEnvironSwap(EnvironSwap):
 
     def leave(self) -> None:
         """Make the environment the process's again."""
-        _clear(self.data)
         self.data.turn = 0
+        _clear(self.data)
         self.put_data()
         lib.fcgi_environ_restore(self.environ)
 

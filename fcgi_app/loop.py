@@ -170,7 +170,7 @@ class Loop:
     @property
     def current(self) -> Request | None:
         """The current request; None outside of one."""
-        if self._shortcut is not None and self._shortcut.opened:
+        if self._shortcut is not None:
             self._shortcut.promote()
         return self._current
 
@@ -465,7 +465,7 @@ class Loop:
 
     def after_fork(self) -> None:
         """In a forked child: the parent's request and connections are not ours."""
-        if self._shortcut is not None and self._shortcut.opened:
+        if self._shortcut is not None:
             self._shortcut.forget()
         request, self.current = self.current, None
         keep: Any = None

@@ -1,7 +1,7 @@
 """From one usual request to the next, in one step: the bare loop on the native backend.
 
 A request that came whole, and whose program only prints, needs no object of its own:
-its text gathers in a list, and two calls into C answer it and bring the next one. As
+its text gathers in a list, and one call into C answers it and brings the next one. As
 soon as anybody wants to know more (``current_request()``, ``sys.stdin``,
 ``sys.stdout.buffer``, a flush, the end of the process), `Shortcut.promote` makes the
 ``Request`` that there would have been from the beginning, and everything goes on as it
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import RLock  # threading has the same one, and loads more
 
 from ._backend import ffi, lib
 from .lazyenviron import LAYOUT
@@ -37,8 +38,8 @@ _step = lib.fcgi_step
 _UNSENT: int = lib.FCGI_STEP_UNSENT
 _clear = dict.clear
 _join = b"".join
-_NO_HEAD = b"\0"
-"""Begins no response that is sent."""
+_NO_HEAD: tuple[()] = ()
+"""For ``startswith``: what no response begins with."""
 
 
 class Shortcut:
@@ -46,8 +47,9 @@ class Shortcut:
 
     Attributes:
         opened: what C has said of the request that is current and has no ``Request``;
-            0 where there is none. Whoever sets it to 0, at whatever moment a signal
-            handler or another thread comes, is the one who deals with the request.
+            0 where there is none. Whoever finds it set and sets it to 0, at whatever
+            moment a signal handler or another thread comes, is the one who deals with
+            the request: ``step`` ends it, ``promote`` makes the ``Request``.
     """
 
     __slots__ = (
@@ -60,9 +62,11 @@ class Shortcut:
         "_lane",
         "_layouts",
         "_limit",
+        "_lock",
         "_loop",
         "_mended",
         "_os_environ",
+        "_os_environb",
         "_out",
         "_parts",
         "_slot",
@@ -94,12 +98,14 @@ class Shortcut:
         self._layouts = swap.layouts
         self._spans = swap.spans
         self._os_environ: Any = os.environ
+        self._os_environb: Any = os.environb
         self._in, self._out, self._err = texts
         self._limit = settings.output_buffer - 1  # with that much it is sent
-        self._parts: list[bytes] = []
+        self._parts: list[bytes] = []  # a new one for each request
         self.opened = 0
+        self._lock = RLock()  # of who makes a Request; its signal handlers pass
         # The head that was printed last, as it was printed and as it was sent.
-        self._head = _NO_HEAD
+        self._head: bytes | tuple[()] = _NO_HEAD
         self._mended = b""
 
     def step(self) -> bool:
@@ -110,48 +116,70 @@ class Shortcut:
         """
         out = self._out
         data = self._data
+        mine: list[bytes] = []
         if self.opened:
+            environ = self._os_environ
             if (
                 sys.stdout is not out
                 or sys.stderr is not self._err
                 or sys.stdin is not self._in
-                or os.environ is not self._os_environ
+                or environ._data is not data
+                or os.environ is not environ
+                or os.environb is not self._os_environb
             ):
                 return False
             out._put = None  # who prints from now on, in a signal handler, promotes it
-            answer = _join(self._parts)
+            parts = self._parts
+            answer = _join(parts)
             if not (answer.startswith(self._head) or self._learn_head(answer)):
                 return False
             size = len(answer)
-            _clear(data)
             data.turn = 0
-            # No signal handler and no thread comes between these lines without a call.
-            if not self.opened:
-                return False
-            self.opened = 0
-            self._parts = []
-            turn = _step(self._lane, answer, size)
+            _clear(data)
+            # Neither a signal handler nor a thread comes between these lines: there is
+            # no call, and no jump (which counts before Python 3.11). One that has come
+            # before may have ended this request, and begun others.
+            if self._parts is parts:
+                opened, self.opened = self.opened, 0
+                if opened:
+                    self._parts = mine
+                    turn = _step(self._lane, answer, size)
+                else:
+                    return self._outrun()
+            else:
+                return self._outrun()
             if turn <= 0:
                 self._leave(turn, answer)
                 return False
         else:
-            turn = self._begin()
+            turn = self._begin(mine)
             if turn <= 0:
                 return False
-        _clear(data)
+        if self._parts is not mine:
+            return self._outrun()
         data.turn = turn
+        _clear(data)
         window = self._window
         spans = self._spans
         for name, begin, end in self._layouts[(turn >> LAYOUT) - 1].hot:
             data[name] = window[spans[begin] : spans[end]]
         self._hooks.leaving = None
-        out.room = self._limit
-        out._put = self._parts.append
-        self.opened = turn
-        return True
+        if self._parts is mine:  # as above
+            out.room = self._limit
+            out._put = mine.append
+            self.opened = turn
+            return True
+        return self._outrun()
 
-    def _begin(self) -> int:
+    def _outrun(self) -> bool:
+        """Leave the request to whoever was here in the meantime, and is done now."""
+        with self._lock:
+            return False
+
+    def _begin(self, parts: list[bytes]) -> int:
         """Wait for a request while none is open: what C says of it, 0 for nothing."""
+        with self._lock:  # somebody may be making a Request of the one before
+            self._parts = parts
         if not self._acceptor.is_quiet or self._loop.is_busy:
             return 0
         slot = self._slot
@@ -193,6 +221,7 @@ class Shortcut:
         request = self._make_request()
         if left > 0:
             request.forget_output()
+            request.response.head_sent = True
             sent = self._mended + answer[len(self._head) :]
             request._channel = self._acceptor.sent_in_part(request, sent, left)
         request.finish()
@@ -200,10 +229,13 @@ class Shortcut:
     # When it is not usual
 
     def promote(self) -> Request | None:
-        """Make the ``Request`` of the open request; None: none is open."""
-        turn = self.opened
-        self.opened = 0
-        return self._make_request() if turn else None
+        """Make the ``Request`` of the open request; None: none is open.
+
+        Any thread may call it: one that comes second waits for the first.
+        """
+        with self._lock:
+            turn, self.opened = self.opened, 0
+            return self._make_request() if turn else None
 
     def _make_request(self) -> Request:
         """Make the ``Request`` of the open request, and let everything follow it."""
@@ -221,7 +253,10 @@ class Shortcut:
         return request
 
     def forget(self) -> None:
-        """In a forked child: the open request is the parent's."""
+        """In a forked child: the open request, if there is one, is the parent's."""
+        self._lock = RLock()  # another thread may have held it
+        if not self.opened:
+            return
         self.opened = 0
         self._parts = []
         if self._slot is not None:

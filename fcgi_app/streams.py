@@ -204,10 +204,9 @@ class OutputStream(io.BufferedIOBase):
 
     def _finish_silently(self) -> bytes:
         """Close without sending; return what has not been sent."""
-        rest = b"".join(self._parts)
-        self._parts = []
+        parts, self._parts = self._parts, []  # first: somebody may flush meanwhile
         self.closed = True
-        return rest
+        return b"".join(parts)
 
     def _finish(self) -> bytes:
         """Close; return what is to be sent with the end of the request."""
@@ -360,9 +359,7 @@ class StdoutStream(OutputStream):
 
     def _finish(self) -> bytes:
         """Close; return what remains, a 500 if there never was a whole head."""
-        rest = b"".join(self._parts)
-        self._parts = []
-        self.closed = True
+        rest = self._finish_silently()
         if self.head_sent:
             return b"" if self._discard else rest
         request = self._request

@@ -7,7 +7,7 @@
 
 #include "fcgi.h"
 
-enum { LONG = 64 };
+enum { MOST_IN_EIGHTS = 64 };
 
 static const uint8_t eights_fill[16] = {
 	0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
@@ -29,7 +29,7 @@ static inline uint64_t fill_behind(size_t count)
 
 static inline int is_same(const uint8_t *a, const uint8_t *b, size_t size)
 {
-	if (size > LONG)
+	if (size > MOST_IN_EIGHTS)
 		return !memcmp(a, b, size);
 	for (; size > 8; size -= 8, a += 8, b += 8) {
 		if (load_eight(a) != load_eight(b))
@@ -45,7 +45,7 @@ static inline int has_zero(uint64_t word)
 
 static inline int holds_nul(const uint8_t *text, size_t size)
 {
-	if (size > LONG)
+	if (size > MOST_IN_EIGHTS)
 		return memchr(text, 0, size) != NULL;
 	for (; size > 8; size -= 8, text += 8) {
 		if (has_zero(load_eight(text)))
@@ -59,7 +59,7 @@ static inline char *copy_short(char *to, const uint8_t *from, size_t size)
 {
 	size_t at;
 
-	if (size > LONG)
+	if (size > MOST_IN_EIGHTS)
 		memcpy(to, from, size);
 	else {
 		for (at = 0; at < size; at += 8)

@@ -37,6 +37,8 @@ struct fcgi_environ {
 	uint32_t hot[2 * FCGI_HOT];
 	struct layout *layouts[FCGI_LAYOUTS];
 	size_t layout_count;
+	struct layout *forgotten[FCGI_LAYOUTS]; /* a thread may still look into one */
+	size_t forgotten_count;
 	struct layout *latest;
 	const struct layout *visible; /* of what is shown; NULL: the process's own */
 };
@@ -110,10 +112,12 @@ void fcgi_environ_restore(struct fcgi_environ *env)
 
 void fcgi_environ_forget(struct fcgi_environ *env)
 {
-	while (env->layout_count)
-		layout_free(env->layouts[--env->layout_count]);
+	while (env->forgotten_count)
+		layout_free(env->forgotten[--env->forgotten_count]);
 	env->latest = NULL;
 	env->visible = NULL;
+	while (env->layout_count)
+		env->forgotten[env->forgotten_count++] = env->layouts[--env->layout_count];
 }
 
 /* Fill env->pairs: how many there are; -1: malformed; -2: no memory. */
@@ -336,6 +340,8 @@ int fcgi_environ_heat(struct fcgi_environ *env, int64_t number, const uint8_t *n
 	if (number < 1 || (uint64_t)number > env->layout_count)
 		return -1;
 	layout = env->layouts[number - 1];
+	if (layout != env->visible)
+		return -1;
 	i = layout_index(layout, name, name_length);
 	if (i == layout->count || layout->hot_count == FCGI_HOT)
 		return -1;

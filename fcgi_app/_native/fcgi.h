@@ -166,7 +166,8 @@ int64_t fcgi_environ_show_usual(struct fcgi_environ *env, const uint8_t *list, s
 				size_t most, struct fcgi_slot *slot);
 
 /* From now on, note where the value of this name is whenever a list of the layout is
- * shown: in which place of fcgi_environ_hot; -1: the name is not shown, or all are taken. */
+ * shown: in which place of fcgi_environ_hot; -1: the name or the layout is not shown, or
+ * all are taken. */
 enum { FCGI_HOT = 4 };
 int fcgi_environ_heat(struct fcgi_environ *env, int64_t number, const uint8_t *name,
 		      size_t name_length);
@@ -269,9 +270,9 @@ struct fcgi_slot {
 /* Where requests are to be shown; slot: where they are to be noted, NULL for nowhere. */
 void fcgi_step_use(struct fcgi_lane *lane, struct fcgi_environ *env, struct fcgi_slot *slot);
 
-/* From now on answers begin with this instead of what their first `given` bytes are; 0: it
- * is too long. */
-enum { FCGI_HEAD = 1024 };
+/* From now on answers begin with this head instead of what their first `given` bytes are; 0:
+ * it is too long. */
+enum { FCGI_HEAD_ROOM = 1024 };
 int fcgi_step_head(struct fcgi_lane *lane, const uint8_t *head, uint32_t size,
 		   uint32_t given);
 
@@ -284,11 +285,11 @@ enum fcgi_step {
 	FCGI_STEP_UNSENT = -1, /* fcgi_lane_left tells what is left of the answer */
 };
 
-/* Wait for the next request: fcgi_lane_next, and fcgi_environ_show. */
+/* Let the process be its own, and wait for the next request: fcgi_environ_restore,
+ * fcgi_lane_next, fcgi_environ_show. */
 int fcgi_step_begin(struct fcgi_lane *lane);
 
-/* Before that, let the process be its own again, and answer the request that was given:
- * fcgi_environ_restore and fcgi_lane_answer. */
+/* Before the wait, answer the request that was given, as fcgi_lane_answer does. */
 int fcgi_step(struct fcgi_lane *lane, const uint8_t *content, uint32_t size);
 
 #endif

@@ -204,6 +204,7 @@ static int64_t look_at_whole(struct fcgi_lane *lane)
 	uint8_t *behind = lane->buffer + lane->whole.content + size, was[ROLE_SIZE];
 	int is_head = 0;
 
+	lane->shown = 0;
 	memcpy(was, behind, ROLE_SIZE);
 	memcpy(behind, ROLE, ROLE_SIZE);
 	if (lane->is_step && size <= lane->most_bytes)

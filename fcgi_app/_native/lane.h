@@ -1,4 +1,4 @@
-/* What a lane is made of; shared by lane.c and waiting.c, and by nobody else. */
+/* What a lane is made of; shared by lane.c, waiting.c and step.c, and by nobody else. */
 #ifndef LANE_H
 #define LANE_H
 
@@ -48,9 +48,9 @@ struct fcgi_lane {
 	struct fcgi_environ *environ;
 	struct fcgi_slot *slot;
 	int is_step;          /* a usual request is to be shown there as soon as it is seen */
-	int64_t shown;        /* its layout; 0: it has not been shown */
+	int64_t shown;        /* what fcgi_environ_show said of it; 0: nothing */
 	uint32_t head_given, head_size;
-	uint8_t head[FCGI_HEAD];
+	uint8_t head[FCGI_HEAD_ROOM];
 	uint8_t answer[3 * FCGI_HEADER_LEN + FCGI_HEADER_LEN + FCGI_MAX_LENGTH];
 };
 

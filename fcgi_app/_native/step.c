@@ -1,4 +1,6 @@
 /* What the bare loop does, in as few crossings as can be. */
+#include <errno.h>
+
 #include "lane.h"
 #include "slot.h"
 
@@ -10,7 +12,7 @@ void fcgi_step_use(struct fcgi_lane *lane, struct fcgi_environ *env, struct fcgi
 
 int fcgi_step_head(struct fcgi_lane *lane, const uint8_t *head, uint32_t size, uint32_t given)
 {
-	if (size > FCGI_HEAD)
+	if (size > FCGI_HEAD_ROOM)
 		return 0;
 	memcpy(lane->head, head, size);
 	lane->head_size = size;
@@ -18,7 +20,7 @@ int fcgi_step_head(struct fcgi_lane *lane, const uint8_t *head, uint32_t size, u
 	return 1;
 }
 
-int fcgi_step_begin(struct fcgi_lane *lane)
+static int next_request(struct fcgi_lane *lane)
 {
 	int64_t turn;
 	int size;
@@ -40,15 +42,24 @@ int fcgi_step_begin(struct fcgi_lane *lane)
 			       : FCGI_STEP_OTHER;
 }
 
+int fcgi_step_begin(struct fcgi_lane *lane)
+{
+	fcgi_environ_restore(lane->environ);
+	return next_request(lane);
+}
+
 int fcgi_step(struct fcgi_lane *lane, const uint8_t *content, uint32_t size)
 {
-	if (size < lane->head_given)
-		return FCGI_STEP_OTHER; /* it does not begin with that head */
+	uint32_t given = lane->head_given;
+
 	fcgi_environ_restore(lane->environ);
-	if (lane_answer(lane, 0, lane->head, lane->head_size, content + lane->head_given,
-			size - lane->head_given))
+	if (size < given) {
+		lane->left = -EINVAL; /* it does not begin with that head */
+		return FCGI_STEP_UNSENT;
+	}
+	if (lane_answer(lane, 0, lane->head, lane->head_size, content + given, size - given))
 		return FCGI_STEP_UNSENT;
 	if (lane->slot)
 		slot_ends(lane->slot);
-	return fcgi_step_begin(lane);
+	return next_request(lane);
 }
