@@ -30,6 +30,8 @@ __all__ = ["FileWrapper", "WSGIHandler"]
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 _BLOCK_SIZE = 65536
+_LONGEST_NUMBER = 18
+"""Digits of a length that is looked at."""
 _BUFFERED = (io.BufferedReader, io.BufferedRandom)
 
 
@@ -97,6 +99,29 @@ class WSGIHandler:
         return environ
 
 
+class _Errors(io.TextIOBase):
+    """``wsgi.errors``: the web server's log, which most requests have nothing for."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str, /) -> int:
+        """Write ``text``; whole lines go out at once."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        self._request.stderr.write(text.encode(self.encoding, self.errors))
+        return len(text)
+
+    def close(self) -> None:
+        """Do nothing: it is the request's."""
+
+
 class _Exchange(BaseCGIHandler):
     """One call of an application."""
 
@@ -105,19 +130,16 @@ class _Exchange(BaseCGIHandler):
     status: str | None
     headers: Headers | None
     headers_sent: bool
+    bytes_sent: int
     result: Any
 
     def __init__(self, request: Request, environ: dict[str, str]) -> None:
         self._request = request
         stdin: Any = request.stdin
         stdout: Any = request.stdout
-        stderr: Any = request.stderr
-        self._errors = io.TextIOWrapper(
-            stderr, "utf-8", "backslashreplace", write_through=True
-        )
         in_main = threading.current_thread() is threading.main_thread()
         super().__init__(
-            *(stdin, stdout, self._errors, environ),
+            *(stdin, stdout, _Errors(request), environ),
             multithread=not in_main,
             multiprocess=True,
         )
@@ -126,17 +148,34 @@ class _Exchange(BaseCGIHandler):
 
     def run(self, application: Any) -> None:
         """Call it, and send what it gives; unlike the original, hide no exception."""
-        try:
-            self.setup_environ()
-            self.result = application(self.environ, self.start_response)
-            self.finish_response()
-        finally:
-            self._errors.detach()  # it is the request's
+        self.setup_environ()
+        self.result = application(self.environ, self.start_response)
+        self.finish_response()
 
     def write(self, data: bytes) -> None:
         """Send a block; an empty one is no reason to send the head (PEP 3333)."""
         if data or type(data) is not bytes:
             super().write(data)
+
+    def finish_content(self) -> None:
+        """Send the head of a response without content."""
+        if not self.status:
+            raise AssertionError("start_response() has not been called")
+        if self._is_bare and not self.headers_sent:
+            self.send_headers()
+        else:
+            super().finish_content()
+
+    def set_content_length(self) -> None:
+        """Tell the length, if there is one block, but none of what is not sent."""
+        if self.bytes_sent or not self._is_bare:
+            super().set_content_length()
+
+    @property
+    def _is_bare(self) -> bool:
+        """Whether the response has no content by its kind (RFC 9110)."""
+        status = self.status or ""
+        return self._request.is_head or status.startswith(("1", "204", "304"))
 
     def _flush(self) -> None:
         """Send what there is, unless all of the rest is there as well."""
@@ -156,11 +195,13 @@ class _Exchange(BaseCGIHandler):
         file, offset, size = found
         if not self.status:
             raise AssertionError("a file is returned before start_response()")
+        assert self.headers is not None
         if not self.headers_sent:
-            assert self.headers is not None
-            told = self.headers.setdefault("Content-Length", str(size))
-            if told.isascii() and told.isdigit():
-                size = min(size, int(told))
+            self.headers.setdefault("Content-Length", str(size))
+        told = self.headers.get("Content-Length") or ""
+        if told.isascii() and told.isdigit() and len(told) <= _LONGEST_NUMBER:
+            size = min(size, max(int(told) - self.bytes_sent, 0))
+        if not self.headers_sent:
             self.send_headers()
         self._request.send_file(file, offset, size)
         return True
@@ -183,5 +224,7 @@ def _find_file(file: Any) -> tuple[Any, int, int] | None:
     if type(file) is io.BufferedRandom:
         file.flush()
         status = os.fstat(file.fileno())
+    if not status.st_size:  # those of /proc have content all the same
+        return None
     offset = file.tell()
     return file, offset, max(status.st_size - offset, 0)
