@@ -19,7 +19,7 @@ from .paramlist import parse_list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from .environ import Asked
@@ -38,6 +38,7 @@ _size = dict.__len__
 _clear = dict.clear
 _get: Callable[[dict[bytes, bytes], bytes], bytes | None] = dict.get
 _items = dict.items
+_keys = dict.keys
 _update = dict.update
 _find = lib.fcgi_environ_find
 _heat = lib.fcgi_environ_heat
@@ -157,6 +158,11 @@ class LazyData(dict[bytes, bytes]):
         if self.pending is made:
             self.pending = None
 
+    def __iter__(self) -> Iterator[bytes]:
+        """Iterate over the names that there are now, whatever comes meanwhile."""
+        self.fill()
+        return iter([*_keys(self)])
+
     def _decode(self, turn: int) -> dict[bytes, bytes]:
         """Give all that shows, in order, but for what has been set since."""
         if not turn:
@@ -188,7 +194,7 @@ def _filled(name: str) -> Callable[..., Any]:
 
 
 for _name in (
-    *("__contains__", "__delitem__", "__eq__", "__ior__", "__iter__", "__len__"),
+    *("__contains__", "__delitem__", "__eq__", "__ior__", "__len__"),
     *("__ne__", "__or__", "__repr__", "__reversed__", "__ror__", "clear", "copy"),
     *("get", "items", "keys", "pop", "popitem", "setdefault", "values"),
 ):
@@ -285,6 +291,7 @@ class LazyEnvironSwap(EnvironSwap):
             not self._has_data
             or environ._data is not self.data
             or os.environ is not environ
+            or os.environb is not self._environb
         ):
             self._put(self.data)
 

@@ -359,13 +359,12 @@ class _FollowingBuffer(io.BufferedIOBase):
 class TextIn(io.TextIOBase):
     """``sys.stdin``: the body of the current request as text; at EOF outside of one."""
 
-    __slots__ = ("_detached", "_empty", "_inner", "_source", "closed")
-    closed: bool
+    __slots__ = ("_closed", "_detached", "_empty", "_inner", "_source")
     mode = "r"
     name = "<stdin>"
 
     def __init__(self) -> None:
-        self.closed = False
+        self._closed = False
         self._source: Any = None
         self._inner: io.TextIOWrapper | None = None
         self._empty = io.TextIOWrapper(io.BytesIO(), _ENCODING, _ERRORS, "\n")
@@ -375,12 +374,12 @@ class TextIn(io.TextIOBase):
         """Read ``source.stdin``, which may change on the way; None: be at EOF."""
         self._source = source
         self._inner = None
-        self.closed = False
+        self._closed = False
         self._detached = False
 
     def _text(self) -> io.TextIOWrapper:
         """Return the current request's text, decoded anew if its bytes have changed."""
-        if self.closed:
+        if self._closed:
             raise ValueError("I/O operation on closed file.")
         if self._detached:
             raise ValueError("underlying buffer has been detached")
@@ -393,6 +392,11 @@ class TextIn(io.TextIOBase):
         if inner is None or inner.buffer is not binary:
             inner = self._inner = io.TextIOWrapper(binary, _ENCODING, _ERRORS, "\n")
         return inner
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed for the current request."""
+        return self._closed
 
     def readable(self) -> bool:
         """Return True."""
@@ -444,7 +448,7 @@ class TextIn(io.TextIOBase):
     def close(self) -> None:
         """Close it for the current request."""
         if self._source is not None and self._source.stdin is not None:
-            self.closed = True
+            self._closed = True
 
     def isatty(self) -> bool:
         """Return False."""

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fcgi_app.codec.constants import RecordType
+from fcgi_app.codec.records import build_record
 from fcgi_app.scoreboard import VARIABLE, Scoreboard, SlotState
 from fcgi_app.settings import Settings
 
 from .threads import eventually
-from .webserver import App, Wire, collect, whole_request
+from .webserver import App, Wire, begin_request, collect, stdin, whole_request
 
 pytestmark = pytest.mark.usefixtures("native_backend")
 
@@ -259,16 +261,23 @@ def test_output_buffer(twins: Twins, beyond: int) -> None:
     assert native == pure
 
 
+PLAIN = b"Content-Type: text/plain\r\n\r\n"
 CHANGES = (
     "sys.stdin.close()",
     "sys.stdin.detach()",
+    "sys.stdin.closed = True",
+    "sys.stdin = None",
     "sys.stdout.close()",
     "sys.stdout.detach()",
     "sys.stdout.reconfigure(encoding='utf-16')",
-    "sys.stdin = sys.stdout = sys.stderr = None",
+    "sys.stdout = None",
+    "sys.stderr.close()",
+    "sys.stderr = None",
     "os.environ = {}",
     "os.environ.clear()",
-    "exec('try: sys.exit(3)\\nexcept SystemExit: pass')",
+    "os.environ['KEPT'] = 'set'; del os.environ['QUERY_STRING']",
+    "os.environ._data = {}",
+    "os.environb = {}",
 )
 
 
@@ -276,17 +285,117 @@ CHANGES = (
 def test_nothing_stays(twins: Twins, change: str) -> None:
     """The next request finds the process as it was, whatever the one before has done."""
     head = "print('Content-Type: text/plain\\n')"
-    look = (
-        f"{head}; print(sys.stdin.closed, repr(sys.stdin.read()), sys.stdout.encoding)"
-    )
-    shown = f"{head}; print(os.environ['QUERY_STRING'], shown())"
+    look = f"""{head}
+print(sys.stdin.closed, repr(sys.stdin.read()), sys.stdout.encoding, end='|')
+print(sys.stderr.closed, os.environ['QUERY_STRING'], os.environb[b'KEPT'], end='|')
+print(sys.stdin is stdin, sys.stdout is early, sys.stderr is stderr)"""
+    expected = b"False '' utf-8|False q b'process'|True True True\n"
+    keep = "from sys import stdin, stderr"
     sent = [
         whole_request(
             pairs=[(b"QUERY_STRING", b"q"), (b"HTTP_DO", do.encode())], keep=True
         )
-        for do in (head, f"{head}; {change}", look, f"{head}; {change}", shown, look)
+        for do in (f"{head}; {keep}", look, look, f"{head}; {change}", look, look)
     ]
-    pure, native = (talk(app, sent) for app in twins.start())
+    for app in twins.start():
+        got = talk(app, sent)
+        for number in (1, 2, 4, 5):
+            records = got[number]
+            assert isinstance(records, list)
+            assert collect(records).stdout == PLAIN + expected, (app, number)
+
+
+def test_caught_exit(tmp_path: Path) -> None:
+    """An exit that was caught is forgotten with its request."""
+    head = "print('Content-Type: text/plain\\n')"
+    caught = f"{head}\ntry: sys.exit(3)\nexcept SystemExit: pass"
+    twins = Twins(tmp_path)
+    for app in twins.start():
+        sent = [(b"HTTP_DO", do.encode()) for do in (head, head, caught, head)]
+        with app.connect() as wire:
+            for pair in (*sent, (b"HTTP_DO", f"{head}; last_call()".encode())):
+                wire.send(whole_request(pairs=[pair], keep=True))
+                assert wire.answer().stdout == PLAIN
+        assert app.wait() == 0
+    twins.close()
+
+
+@pytest.mark.parametrize("text", ["\0abc", "\0", "\0" + "x" * 100])
+def test_first_response_is_none(tmp_path: Path, text: str) -> None:
+    """Where no head has been seen yet, what is none is told so."""
+    do = f"sys.stdout.write({text!r})".encode()
+    twins = Twins(tmp_path)
+    pure, native = (
+        talk(app, [whole_request(pairs=[(b"HTTP_DO", do)], keep=True)] * 3)
+        for app in twins.start()
+    )
+    assert native == pure
+    twins.close()
+
+
+ELSEWHERE = """
+    import os, sys
+    from fcgi_app import *
+    count = 0
+    while AGAIN:
+        count += 1
+        print("Content-Type: text/plain\\n")
+        print("body", os.environ.get("BAD"))
+        if count == 3:
+            AFTERWARDS
+"""
+WAYS = {
+    "timeout": ("accept() if count < 4 else accept(timeout=30)", "pass"),
+    "settled": ("accept()", "from fcgi_app import fcgi_stdio"),
+    "long": (
+        "accept()",
+        "from fcgi_app.loop import process_loop as p; p.take_long_way()",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_after_the_short_way(tmp_path: Path, backend: str, way: str) -> None:
+    """A request that takes another way is looked through, whatever came before."""
+    again, afterwards = WAYS[way]
+    source = ELSEWHERE.replace("AGAIN", again).replace("AFTERWARDS", afterwards)
+    with App(tmp_path, source, env={"FCGI_APP_BACKEND": backend}) as app:
+        with app.connect() as wire:
+            for _ in range(4):
+                wire.send(whole_request(keep=True))
+                assert wire.answer().body == b"body None\n"
+            wire.send(whole_request(pairs=[(b"REQUEST_METHOD", b"HEAD")], keep=True))
+            assert wire.answer().stdout == PLAIN
+            bad = build_record(RecordType.PARAMS, 1, b"\x05\x7fBADabc")
+            end = build_record(RecordType.PARAMS, 1) + stdin(1)
+            wire.send(begin_request(1, keep=True) + bad + end)
+            assert wire.is_closed()
+        assert app.ask().body == b"body None\n"
+        assert app.log.count("a name-value pair runs to byte 134") == 1
+
+
+def test_answers_that_go_out_in_part(twins: Twins) -> None:
+    """A web server that reads late gets every answer whole, and nothing in between."""
+    for app in twins.start():
+        with app.connect() as wire:
+            wire.send(
+                whole_request(keep=True, pairs=[(b"HTTP_DO", b"print('A: b\\n')")])
+            )
+            wire.answer()
+            bodies = [bytes([97 + number]) * 60_000 for number in range(8)]
+            for number, body in enumerate(bodies, 1):
+                do = b"print('A: b\\n'); print('%c' * %d, end='')" % (
+                    body[0],
+                    len(body),
+                )
+                wire.send(whole_request(number, keep=True, pairs=[(b"HTTP_DO", do)]))
+            records = wire.records(len(bodies))
+            for number, body in enumerate(bodies, 1):
+                answer = collect(records, number)
+                assert answer.body == body
+                assert answer.stderr == b""
+    pure, native = (app.log.count("answered 500") for app in twins.apps)
     assert native == pure
 
 

@@ -228,8 +228,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     yield found
     for board in boards:
         board.close()
-    assert found.stop() == 0
-    assert found.log == b""
+    assert (found.stop(), found.log) == (0, b"")
 
 
 def names_in(answer: Response) -> list[str]:
