@@ -153,3 +153,26 @@ def test_names_of_a_dict_are_all_there() -> None:
     }
     left = {*dir(dict)} - mine - {*harmless.split()}
     assert not left, sys.version
+
+
+@given(
+    st.lists(st.text(max_size=70) | st.integers() | st.binary(max_size=3), max_size=9)
+)
+def test_names_are_remembered(names: list[object]) -> None:
+    """A name is encoded as without us, and refused as without us; few are kept."""
+    from fcgi_app.lazyenviron import _MOST_NAMES, _Names, _quicken
+
+    environ: Any = os.environ
+    _quicken(environ)  # which is done only once
+    known: Any = environ.encodekey.__self__
+    assert isinstance(known, _Names)
+    for name in names:
+        expected = outcome(lambda name=name: known._encode(name))  # type: ignore[misc]
+        for _ in range(2):
+            assert outcome(lambda name=name: environ.encodekey(name)) == expected  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        environ.encodekey([])
+    for number in range(2 * _MOST_NAMES):
+        assert environ.encodekey(f"N{number}") == b"N%d" % number
+    assert len(known) == _MOST_NAMES
+    known.clear()
