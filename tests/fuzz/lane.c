@@ -37,7 +37,11 @@ struct client {
 	size_t due;
 };
 
+extern char **environ;
+
 static struct fcgi_lane *lane;
+static struct fcgi_environ *env;
+static char **before_all;
 static struct client clients[CLIENTS];
 static struct sockaddr_un address;
 static socklen_t address_size;
@@ -227,6 +231,47 @@ static void hold(int fd)
 }
 
 /* What was given, checked against a look at the bytes that have come. */
+/* What there is in the params that come: nothing unusual, whichever way they took. */
+static void check_params_given(const uint8_t *list, size_t size)
+{
+	struct fcgi_pair pair;
+	size_t position = 0;
+	uint32_t count = 0;
+	int more, is_head = 0;
+
+	CHECK(size <= lane->most_bytes);
+	while ((more = fcgi_next_pair(list, size, &position, &pair)) > 0) {
+		const uint8_t *name = list + pair.name, *value = list + pair.value;
+
+		count++;
+		if (pair.name_length != 14)
+			continue;
+		if (!memcmp(name, "CONTENT_LENGTH", 14))
+			CHECK(!pair.value_length || (pair.value_length == 1 && *value == '0'));
+		if (!memcmp(name, "REQUEST_METHOD", 14))
+			is_head = pair.value_length == 4 && !memcmp(value, "HEAD", 4);
+	}
+	CHECK(!more && count <= lane->most_params);
+	CHECK(is_head == !!(turn & FCGI_LANE_HEAD));
+}
+
+/* A step shows what it knows the names of; the names of others are learnt. */
+static void check_shown(const uint8_t *list, size_t size)
+{
+	static uint8_t all[MOST_INPUT];
+
+	memset(all, 1, sizeof all);
+	if (lane->shown > 0) {
+		CHECK(!(turn & FCGI_LANE_HEAD));
+		CHECK(environ != before_all);
+		CHECK(fcgi_environ_show(env, list, size) == lane->shown);
+	} else if (fcgi_environ_show(env, list, size) == FCGI_UNKNOWN &&
+		   fcgi_environ_learn(env, list, size, all, all) == FCGI_UNUSUAL) {
+		fcgi_environ_forget(env);
+	}
+	fcgi_environ_restore(env);
+}
+
 static void check_given(void)
 {
 	const uint8_t *buffer = fcgi_lane_buffer(lane);
@@ -242,14 +287,19 @@ static void check_given(void)
 	CHECK(!memcmp(buffer + end - ROLE_SIZE, ROLE, ROLE_SIZE));
 	CHECK((uint64_t)turn >> FCGI_LANE_ID == buffer[2] * 256u + buffer[3]);
 	CHECK(fcgi_lane_keep(lane) == (buffer[10] & 1u));
+	check_params_given(buffer + FCGI_LANE_CONTENT, end - ROLE_SIZE - FCGI_LANE_CONTENT);
 }
 
 static void next(uint8_t how)
 {
 	int again = given && !cut;
 	struct client *lost = cut ? client_of(lane->fd) : NULL;
-	int64_t result = fcgi_lane_next(lane, 0, how & 1);
+	int64_t result;
 
+	lane->is_step = (how & 2) != 0; /* what step.c does, which waits for ever */
+	if (lane->is_step)
+		lane->shown = 0;
+	result = fcgi_lane_next(lane, 0, how & 1);
 	if (again)
 		CHECK(result == turn); /* given again */
 	if (lost && lane->fd != NOTHING)
@@ -261,11 +311,16 @@ static void next(uint8_t how)
 		given = 1;
 		CHECK(lane->fd != NOTHING);
 		check_given();
+		if (lane->is_step && turn > 0)
+			check_shown(fcgi_lane_buffer(lane) + FCGI_LANE_CONTENT,
+				    ((size_t)turn & (FCGI_LANE_HEAD - 1)) -
+					    FCGI_LANE_CONTENT);
 	} else {
 		CHECK(lane->fd == NOTHING);
 	}
 	if (result == FCGI_TURN_OTHER)
 		CHECK(fcgi_lane_events(lane) != 0);
+	lane->is_step = 0;
 }
 
 static void answer(uint8_t how)
@@ -355,6 +410,13 @@ static void start(uint8_t how)
 	lane = fcgi_lane_new(epoll_fd, how & 1 ? 59 : 65536 /* 59: one whole request */, how & 2 ? 1 : 1000,
 			     how & 4 ? 20 : 65536);
 	CHECK(lane);
+	if (!env)
+		env = fcgi_environ_new();
+	CHECK(env);
+	fcgi_environ_forget(env);
+	fcgi_environ_restore(env);
+	before_all = environ;
+	lane->environ = env;
 	held_count = given = cut = listening = 0;
 	send_limit = recv_limit = SIZE_MAX;
 	send_error = 0;

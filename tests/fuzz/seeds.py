@@ -186,6 +186,15 @@ def _asked(client: int, how: int) -> bytes:
     return _REQUEST + bytes([client, how]) + _NEXT + b"\0"
 
 
+def _stepped(client: int, how: int) -> bytes:
+    return _REQUEST + bytes([client, how]) + _NEXT + b"\x02"
+
+
+def _changed_length(request: bytes) -> bytes:
+    """A request with keep-connection, whose first param runs past the end."""
+    return request[:10] + b"\1" + request[11:24] + b"\x7f" + request[25:]
+
+
 def _sent(client: int, content: bytes) -> bytes:
     return _BYTES + bytes([client, len(content)]) + content
 
@@ -237,6 +246,18 @@ def _lane() -> dict[str, bytes]:
         "short-buffer": b"\x01" + _asked(0, 1) + _ANSWER + b"\x01",
         "too-many-params": b"\x02" + _sent(0, get) + _NEXT + b"\0",
         "not-listening": kept + _CHANGE + b"\x01" + _asked(1, 1) + _CHANGE + b"\x01",
+        # A step learns names, shows them, and the next that is none looks itself.
+        "step": _PLAIN + (_stepped(0, 1) + _ANSWER + b"\x02") * 3,
+        "head-behind-a-step": _PLAIN
+        + (_stepped(0, 1) + _ANSWER + b"\x02") * 3
+        + _asked(0, 3)
+        + _ANSWER
+        + b"\0",
+        "malformed-behind-a-step": _PLAIN
+        + (_stepped(0, 1) + _ANSWER + b"\x02") * 3
+        + _sent(0, _changed_length(get))
+        + _NEXT
+        + b"\0",
         "busy": _PLAIN + _REQUEST + b"\0\x01" + (_NEXT + b"\x01") * 3,
     }
 
