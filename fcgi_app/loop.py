@@ -216,6 +216,8 @@ class Loop:
 
     def _next(self, timeout: float | None) -> Request | None:
         if self._source is not None:
+            if self._shortcut is not None:
+                self._shortcut.give_back()
             return self._source.next_request(timeout)
         if not self.owns_process():
             return None

@@ -186,8 +186,6 @@ class Shortcut:
         if slot is not None and not slot.lend():
             return 0
         turn: int = _step_begin(self._lane)
-        if turn <= 0 and slot is not None:
-            slot.take_back()
         for text in (self._in, self._out, self._err):
             text.bind(self)
         sys.stdin, sys.stdout, sys.stderr = self._in, self._out, self._err
@@ -211,8 +209,6 @@ class Shortcut:
     def _leave(self, turn: int, answer: bytes) -> None:
         """Let the loop go on, with nothing open."""
         if turn != _UNSENT:
-            if self._slot is not None:
-                self._slot.take_back()
             for text in (self._in, self._out, self._err):
                 text.bind(None)
             return
@@ -251,6 +247,11 @@ class Shortcut:
         self._in._source = self._err._source = request
         self._out.follow(request, stream)
         return request
+
+    def give_back(self) -> None:
+        """Let the scoreboard be written in Python: no request is open."""
+        if self._slot is not None:
+            self._slot.take_back()
 
     def forget(self) -> None:
         """In a forked child: the open request, if there is one, is the parent's."""

@@ -20,7 +20,7 @@ With pytest arguments: only those tests, only on python3, such as
   --all-servers   every Python, and python3 with the pure backend as well, runs all
                   tests, those with real web servers too
   --sanitize      only the tests with the sanitizers, all that need no real web server:
-                  some ten minutes
+                  a quarter of an hour
   --coverage      measures branch coverage on python3 and prints what is missing
   --backend=pure  with pytest arguments: the wheel without the native backend
 

@@ -320,6 +320,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	fcgi_environ_restore(env);
 	check_restored();
+	fcgi_environ_forget(env);
+	fcgi_environ_forget(env); /* those that were forgotten, too: else it looks for leaks */
 	forget();
 	environ = before;
 	return 0;

@@ -529,6 +529,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		check_list();
 	}
 	finish();
+	fcgi_environ_forget(env);
+	fcgi_environ_forget(env); /* those that were forgotten, too: else it looks for leaks */
 	CHECK(open_descriptors(after) == count && !memcmp(before, after, FDS));
 	return 0;
 }
