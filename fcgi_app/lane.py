@@ -385,7 +385,10 @@ class LaneAcceptor(Acceptor):
                 return found
             self.given = None
             keep = bool(lib.fcgi_lane_keep(self.lane))
-            transport = self._transport_of(lib.fcgi_lane_release(self.lane))
+            fd = lib.fcgi_lane_release(self.lane)
+            if fd < 0:
+                raise BrokenPipeError(errno.EPIPE, "the request has been answered")
+            transport = self._transport_of(fd)
             transport.seen_bytes = True
             transport.resume(request, keep)
             return transport

@@ -9,7 +9,8 @@ list when somebody asks for it. Which names may enter is decided where it always
 from __future__ import annotations
 
 import os
-from functools import wraps
+from _thread import allocate_lock  # threading has the same one, and loads more
+from functools import partial, wraps
 from types import FunctionType
 
 from ._backend import ffi, lib
@@ -44,6 +45,8 @@ _get: Callable[[dict[bytes, bytes], bytes], bytes | None] = dict.get
 _items = dict.items
 _keys = dict.keys
 _update = dict.update
+_call = partial.__call__
+_heating = allocate_lock()
 _find = lib.fcgi_environ_find
 _heat = lib.fcgi_environ_heat
 _show = lib.fcgi_environ_show
@@ -72,7 +75,7 @@ class LazyData(dict[bytes, bytes]):
     """
 
     __slots__ = (
-        *("base", "environ", "layouts", "params", "pending", "process"),
+        *("base", "environ", "layouts", "params", "process"),
         *("turn", "window"),
     )
     base: dict[bytes, bytes]
@@ -91,17 +94,15 @@ class LazyData(dict[bytes, bytes]):
     """What is shown: the number of a list's layout << LAYOUT, and the bytes of the list
     where that is in the window; 0: the process's own; less: all of it is here."""
 
-    pending: dict[bytes, bytes] | None
-    """All that shows, while it is on its way here."""
-
     # Threads may look, too, and be late: the request is over when they come back. What
-    # they have found is kept only if `turn` is the very object that it was before: each
+    # they have found counts only if `turn` is the very object that it was before: each
     # request has its own, and nothing comes between that look and what follows it.
 
     def __missing__(self, name: bytes) -> bytes:
         turn = self.turn
         if turn <= 0 or _size(self) >= _FEW:
             return self._look_up(name)
+        hot = self.layouts[(turn >> LAYOUT) - 1].hot
         try:
             span = _find(self.environ, name, len(name))
         except TypeError:  # nothing but bytes is a name
@@ -111,18 +112,24 @@ class LazyData(dict[bytes, bytes]):
             value = self.base[name]
         else:
             value = self.params[span >> 32 : span & 0xFFFFFFFF]
-            self._heat(name, turn >> LAYOUT)
+            if len(hot) < _MAX_HOT:
+                self._heat(name, turn, hot)
         if self.turn is turn:
             self[name] = value
-        return value
+            return value
+        return self[name]
 
-    def _heat(self, name: bytes, number: int) -> None:
-        """Have the next request with the layout of this number find it at once."""
-        hot = self.layouts[number - 1].hot
-        if len(hot) < _MAX_HOT:
-            place = _heat(self.environ, number, name, len(name))
-            if place >= 0:
-                hot.append((name, 2 * place, 2 * place + 1))
+    def _heat(self, name: bytes, turn: int, hot: list[tuple[bytes, int, int]]) -> None:
+        """Have the next request with this layout find the name at once."""
+        if not _heating.acquire(False):
+            return  # another thread does that
+        try:
+            if self.turn is turn and all(known != name for known, _, _ in hot):
+                place = _heat(self.environ, turn >> LAYOUT, name, len(name))
+                if place >= 0:
+                    hot.append((name, 2 * place, 2 * place + 1))
+        finally:
+            _heating.release()
 
     def _look_up(self, name: bytes) -> bytes:
         """Find a variable outside of a request, or one of many."""
@@ -130,10 +137,7 @@ class LazyData(dict[bytes, bytes]):
         if turn < 0:
             value = _get(self, name)  # somebody may have put it there meanwhile
             if value is None:
-                pending = self.pending
-                if pending is None:
-                    raise KeyError(name)
-                value = pending[name]
+                raise KeyError(name)
             return value
         if turn == 0 and _size(self) < _FEW:
             value = self.process[name]
@@ -145,22 +149,20 @@ class LazyData(dict[bytes, bytes]):
 
     def fill(self) -> None:
         """Decode all that has not been looked up or set yet."""
-        turn = self.turn
-        if turn < 0:
-            return
-        made = self._decode(turn)
-        own = dict(_items(self))
-        made.update(own)
-        filled = ~turn
-        self.pending = made
-        if self.turn is turn:
-            self.turn = filled
-            if own:
-                _clear(self)  # else what was looked up would come first
-            if self.turn is filled:
-                _update(self, made)
-        if self.pending is made:
-            self.pending = None
+        while (turn := self.turn) >= 0:
+            made = self._decode(turn)
+            filled = ~turn
+            steps = map(
+                _call,
+                (
+                    partial(_update, made, _items(self)),
+                    partial(_clear, self),  # else what was looked up would come first
+                    partial(_update, self, made),
+                ),
+            )
+            if self.turn is turn:
+                self.turn = filled
+                tuple(steps)  # all in one go: nobody finds it empty
 
     def __iter__(self) -> Iterator[bytes]:
         """Iterate over the names that there are now, whatever comes meanwhile."""
@@ -168,16 +170,17 @@ class LazyData(dict[bytes, bytes]):
         return iter([*_keys(self)])
 
     def _decode(self, turn: int) -> dict[bytes, bytes]:
-        """Give all that shows, in order, but for what has been set since."""
+        """Give all that shows, in order, but for what has been looked up or set."""
         if not turn:
             return self.process.copy()
+        hidden = self.layouts[(turn >> LAYOUT) - 1].hidden
         base = self.base
-        made = base.copy()
         params = self.params
         if params is self.window:
             params = params[: turn & _SIZE_MASK]
+        made = base.copy()
         made.update(parse_list(params))
-        for name in self.layouts[(turn >> LAYOUT) - 1].hidden:
+        for name in hidden:
             if name in base:
                 made[name] = base[name]
             else:
@@ -263,7 +266,7 @@ class LazyEnvironSwap(EnvironSwap):
         self.data = LazyData()
         self.data.environ = made
         self.data.layouts = self.layouts
-        self.data.params = self.data.window = self.data.pending = None
+        self.data.params = self.data.window = None
         self.data.turn = 0
         self.data.base = self._base
         self.data.process = self._process
@@ -365,6 +368,8 @@ class LazyEnvironSwap(EnvironSwap):
         )
         known = self.layouts
         if len(known) >= _MAX_LAYOUTS or (known and not known[-1].kept):
+            self.data.turn = 0  # the number of none that is forgotten
+            _clear(self.data)
             lib.fcgi_environ_forget(self.environ)
             known.clear()
         number = lib.fcgi_environ_learn(self.environ, params, len(params), keep, base)

@@ -30,11 +30,12 @@ class LentSlot:
 
     Attributes:
         made: what C has of it.
+        is_lent: C writes it; reset by ``Sight.take_back``.
     """
 
     __slots__ = (
-        *("_begun", "_ended", "_is_lent", "_memory", "_sight", "_watcher"),
-        "made",
+        *("_begun", "_ended", "_memory", "_sight", "_watcher"),
+        *("is_lent", "made"),
     )
 
     def __init__(
@@ -42,7 +43,7 @@ class LentSlot:
     ) -> None:
         self._watcher = watcher
         self._sight = sight
-        self._is_lent = False
+        self.is_lent = False
         self._begun = self._ended = 0
         self._memory = ffi.from_buffer(sight.memory, require_writable=True)
         self.made: Any = ffi.new("struct fcgi_slot *")
@@ -63,27 +64,24 @@ class LentSlot:
         self._begun, self._ended, made.duration, made.since = counts
         made.begun, made.ended = self._begun, self._ended
         made.started = 0.0
-        self._is_lent = True
+        self.is_lent = True
         return True
 
     def take_back(self, request: Request | None = None) -> None:
         """Let Python write it again; ``request`` is what runs."""
-        if not self._is_lent:
+        if not self.is_lent:
             return
-        self._is_lent = False
         made = self.made
         started = made.started
-        made.started = 0.0
         begun = made.begun - self._begun
         watch = None
         if request is not None:
             watch = self._watcher.resume(request, started)
         elif started:
             begun -= 1  # it will be given again
-        self._sight.take_back(
-            begun, made.ended - self._ended, made.duration, made.since, watch
-        )
+        ended = made.ended - self._ended
+        self._sight.take_back(self, begun, ended, made.duration, made.since, watch)
 
     def forget(self) -> None:
         """In a forked child: the slot is the parent's."""
-        self._is_lent = False
+        self.is_lent = False

@@ -405,6 +405,8 @@ class Loop:
     def take_long_way(self) -> None:
         """Let no request take the short way any more; for any thread."""
         self.step = _no_step
+        if self._shortcut is not None:
+            self._shortcut.promote()  # or give_back, when it has woken up
         if self._acceptor is not None:
             self._acceptor.wake()
 

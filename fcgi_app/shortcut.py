@@ -231,39 +231,48 @@ class Shortcut:
         """
         with self._lock:
             turn, self.opened = self.opened, 0
-            return self._make_request() if turn else None
+            if not turn:
+                return None
+            try:
+                return self._make_request()
+            except BaseException:  # of a signal handler
+                if not self._loop.is_busy:
+                    self.opened = turn
+                raise
 
     def _make_request(self) -> Request:
         """Make the ``Request`` of the open request, and let everything follow it."""
         request = self._acceptor.begin(lib.fcgi_lane_turn(self._lane))
         request.running = True
-        if self._slot is not None:
-            self._slot.take_back(request)
         request.host = self._loop
         stream = request.response
-        parts, self._parts = self._parts, []
-        stream.take_over(parts, self._limit - self._out.room)
-        self._loop.current = request
+        # From here on it is the current one, with all that it has printed: no call.
+        stream._parts = self._parts
+        stream._size = self._limit - self._out.room
+        self._parts = []
+        self._loop._current = request
         self._in._source = self._err._source = request
         self._out.follow(request, stream)
+        if self._slot is not None:
+            self._slot.take_back(request)
         return request
 
     def give_back(self) -> None:
-        """Let the scoreboard be written in Python: no request is open."""
+        """Leave waiting to Python, and the scoreboard: no request is open."""
+        self._parts = []  # whoever is in the middle of a step is outrun
         if self._slot is not None:
             self._slot.take_back()
 
     def forget(self) -> None:
         """In a forked child: the open request, if there is one, is the parent's."""
         self._lock = RLock()  # another thread may have held it
-        if not self.opened:
-            return
-        self.opened = 0
+        was_open, self.opened = self.opened, 0
         self._parts = []
         if self._slot is not None:
             self._slot.forget()
-        out = self._out
-        out._put = out._source = self._in._source = self._err._source = None
+        if was_open:
+            out = self._out
+            out._put = out._source = self._in._source = self._err._source = None
 
     # What the text streams ask for; None: nothing is open any more
 

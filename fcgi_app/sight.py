@@ -29,6 +29,11 @@ if TYPE_CHECKING:
         def began(self) -> float:
             """When it began, CLOCK_MONOTONIC."""
 
+    class Lender(Protocol):
+        """Who has let somebody else write the slot."""
+
+        is_lent: bool
+
 
 __all__ = ["Sight", "open_sight"]
 
@@ -95,8 +100,8 @@ class Sight:
     def on_share(self, share: Callable[[], object]) -> None:
         """Have ``share`` called when another server begins to use the slot.
 
-        Whoever it is lent to gives it back soon. What both write meanwhile may hide
-        one of them for a moment, and nothing is counted wrongly.
+        Whoever it is lent to gives it back then: at once while a request runs, else as
+        soon as it has woken up. What both write in between may hide one of them.
         """
         self._shares.append(share)
 
@@ -117,15 +122,17 @@ class Sight:
 
     def take_back(
         self,
+        lender: Lender,
         begun: int,
         ended: int,
         duration: float,
         since: float,
         running: Running | None,
     ) -> None:
-        """Write the slot again.
+        """Write the slot again, and note that it is lent no more.
 
         Args:
+            lender: has had it.
             begun: requests that have begun since it was lent.
             ended: those that have ended.
             duration: of the last of these, seconds.
@@ -133,14 +140,17 @@ class Sight:
             running: the one that is running, which the slot shows.
         """
         with self._lock:
-            self._begun += begun
-            self._ended += ended
-            self._duration = duration
-            self._since = since
-            if running is not None:
-                self._running[running] = None
-                self._shown = running
-                self._started = running.began
+            if lender.is_lent:  # and all of this, or nothing: there is no call
+                lender.is_lent = False
+                self._begun += begun
+                self._ended += ended
+                self._duration = duration
+                self._since = since
+                if running is not None:
+                    self._running[running] = None
+                    self._shown = running
+                    self._started = running.began
+            self._write(RUNNING if self._running else IDLE)
 
     # Called for every request, so there is no more to them than need be.
 

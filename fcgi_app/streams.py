@@ -232,11 +232,6 @@ class StdoutStream(OutputStream):
         self._head: ResponseHead | None = None  # what has come of the head in pieces
         self._discard = False  # what follows the head
 
-    def take_over(self, parts: list[bytes], size: int) -> None:
-        """Begin with what has gathered elsewhere: ``size`` bytes in ``parts``."""
-        self._parts = parts
-        self._size = size
-
     def _emit(self, pieces: list[Buffer]) -> None:
         if not self.head_sent:
             pieces = self._begin(pieces)

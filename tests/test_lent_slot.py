@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -190,6 +191,89 @@ def test_body(pair: Pair) -> None:
                 os.write(fd, b"x")
                 wire.answer()
                 worker.wait_for(state="idle", requests=2 * number + 2)
+
+
+def test_server_in_the_middle_of_a_request(tmp_path: Path, board: Scoreboard) -> None:
+    """The request that runs when another server starts stays to be seen."""
+    source = """
+    go_on = open("fifo", "rb", buffering=0)
+
+    def handler(request):
+        request.stdout.write(b"A: b\\r\\n\\r\\nserver")
+
+    while fcgi_app.accept():
+        if os.environ.get("START"):
+            server = fcgi_app.Server("unix:second", handler, threads=2)
+            server.start()
+            go_on.read(1)
+        print("A: b\\n")
+    server.stop()
+"""
+    os.mkfifo(tmp_path / "fifo")
+    with Worker(tmp_path, board, source) as worker, worker.connect() as wire:
+        go_on = os.open(tmp_path / "fifo", os.O_WRONLY)
+        for _ in range(4):
+            worker.ask(("START", ""))
+        wire.send(whole_request(1, [(b"START", b"1")]))
+        state = worker.wait_for(threads=3, state="running", active=1)
+        assert (state.requests, state.request_started > 0) == (4, True)
+        with client(tmp_path / "second") as second:
+            second.send(whole_request())
+            assert second.answer().body == b"server"
+        state = worker.wait_for(requests=5, active=1, state="running")
+        assert state.request_started > 0
+        os.write(go_on, b"x")
+        os.close(go_on)
+        wire.records()
+        worker.wait_for(requests=6, active=0)
+        assert worker.stop() == 0
+
+
+def client(path: Path) -> Wire:
+    """A connection to a Unix socket."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(20)
+    connection.connect(str(path))
+    return Wire(connection)
+
+
+def test_handler_that_raises_while_it_is_given_back(
+    tmp_path: Path, board: Scoreboard
+) -> None:
+    """The counts are right all the same."""
+    source = """
+    import signal
+    from fcgi_app.watching import Watcher
+    resume = Watcher.resume
+
+    def handler(*_):
+        raise KeyboardInterrupt
+
+    def spy(*arguments):
+        Watcher.resume = resume
+        signal.raise_signal(signal.SIGUSR2)
+        return resume(*arguments)
+
+    signal.signal(signal.SIGUSR2, handler)
+    while fcgi_app.accept():
+        print("A: b\\n")
+        try:
+            if os.environ.get("LOOK"):
+                Watcher.resume = spy
+                fcgi_app.current_request()
+        except KeyboardInterrupt:
+            print("interrupted")
+"""
+    with Worker(tmp_path, board, source) as worker:
+        for number in range(1, 6):
+            assert worker.ask(("LOOK", "")).body == b""
+            worker.wait_for(requests=number, state="idle")
+        assert worker.ask(("LOOK", "1")).body == b"interrupted\n"
+        for number in range(2):
+            assert worker.ask(("LOOK", "")).body == b""
+            state = worker.wait_for(state="idle", active=0)
+            assert state.requests >= 6 + number
+        assert worker.stop() == 0
 
 
 def test_shared_with_a_server(tmp_path: Path, board: Scoreboard) -> None:

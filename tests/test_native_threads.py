@@ -67,7 +67,7 @@ ACCEPTING = """
 
     def handler(*_):
         for _ in range(TIMES):
-            accept()
+            accept(HOW)
             answer("handler")
         END
 
@@ -88,13 +88,16 @@ ACCEPTING = """
 """
 
 
+@pytest.mark.parametrize("how", ["", "timeout=20"])
 @pytest.mark.parametrize("end", ["pass", "finish()"])
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("place", ["_join", "_clear", "_step", "known_head"])
-def test_handler_that_accepts(tmp_path: Path, place: str, times: int, end: str) -> None:
+def test_handler_that_accepts(
+    tmp_path: Path, place: str, times: int, end: str, how: str
+) -> None:
     """Each request is answered once, with its own data, whoever has accepted it."""
     source = ACCEPTING.replace("PLACE", place).replace("TIMES", str(times))
-    source = source.replace("END", end)
+    source = source.replace("END", end).replace("HOW", how)
     with App(tmp_path, source, env=NATIVE) as app, app.connect() as wire:
         for number in range(9):
             wire.send(whole_request(keep=True, pairs=[(b"A0", b"%d" % number)]))
@@ -103,6 +106,76 @@ def test_handler_that_accepts(tmp_path: Path, place: str, times: int, end: str) 
             lines = [b"main %d\n" % number, b"handler %d\n" % number]
             head = b"Content-Type: text/plain\n\n"
             assert body in (*lines, head.join(lines), head.join(lines[::-1]))
+
+
+HEATING = """
+    import os, signal
+    from fcgi_app import accept, shortcut
+    signal.signal(signal.SIGUSR2, lambda *_: os.environ["A5"])
+    clear = shortcut._clear
+    count = 0
+
+    def spy(data):
+        clear(data)
+        if count == 2 and data.turn > 0:
+            signal.raise_signal(signal.SIGUSR2)
+
+    shortcut._clear = spy
+    while accept():
+        count += 1
+        print("Content-Type: text/plain\\n")
+        print(os.environ["A0"], os.environ["A5"] if count > 2 else "")
+"""
+
+
+def test_handler_before_the_usual_variables(tmp_path: Path) -> None:
+    """A variable that becomes usual while those that are so are put there is right."""
+    with App(tmp_path, HEATING, env=NATIVE) as app, app.connect() as wire:
+        for number in range(6):
+            pairs = [(name, name + b"=%d" % number) for name in NAMES]
+            wire.send(whole_request(keep=True, pairs=pairs))
+            last = b"A5=%d" % number if number > 1 else b""
+            assert wire.answer().body == b"A0=%d %s\n" % (number, last)
+
+
+RAISING = """
+    import os, signal
+    from fcgi_app import accept, current_request
+    from fcgi_app.lane import LaneAcceptor
+    begin = LaneAcceptor.begin
+    count = 0
+
+    def handler(*_):
+        raise KeyboardInterrupt
+
+    def spy(*arguments):
+        made = begin(*arguments)
+        LaneAcceptor.begin = begin
+        signal.raise_signal(signal.SIGUSR2)
+        return made
+
+    signal.signal(signal.SIGUSR2, handler)
+    while accept():
+        count += 1
+        print("Content-Type: text/plain\\n")
+        print(count)
+        if count == 3:
+            LaneAcceptor.begin = spy
+        try:
+            if count > 2:
+                current_request()
+        except KeyboardInterrupt:
+            print("interrupted")
+"""
+
+
+def test_handler_that_raises_in_a_look_at_the_request(tmp_path: Path) -> None:
+    """The request goes on, with all that it had printed."""
+    with App(tmp_path, RAISING, env=NATIVE) as app, app.connect() as wire:
+        for number in range(1, 7):
+            wire.send(whole_request(keep=True))
+            more = b"interrupted\n" if number == 3 else b""
+            assert wire.answer().body == b"%d\n" % number + more
 
 
 THREADS = """
@@ -115,8 +188,11 @@ THREADS = """
             OTHER
 
     threading.Thread(target=other, daemon=True).start()
+    least = len(os.environ) + 7
     while accept():
         seen = [os.environ.get("A%d" % number) for number in range(7)]
+        if len(os.environ.copy()) < least or len(os.environ) < least:
+            seen = ["some were missing"]
         print("Content-Type: text/plain\\n")
         print(*seen, os.environ["A0"])
 """
@@ -132,8 +208,9 @@ OTHERS = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("names", ["usual", "new"])
 @pytest.mark.parametrize("other", OTHERS)
-def test_thread_beside(tmp_path: Path, other: str) -> None:
+def test_thread_beside(tmp_path: Path, other: str, names: str) -> None:
     """A thread that looks at what is current costs no request anything of its own."""
     source = THREADS.replace("OTHER", OTHERS[other])
     with App(tmp_path, source, env=NATIVE) as app, app.connect() as wire:
@@ -141,6 +218,8 @@ def test_thread_beside(tmp_path: Path, other: str) -> None:
         for number in range(1, 1500):
             value = b"%d" % number
             pairs = [(name, value) for name in NAMES]
+            if names == "new" and number % 3 == 0:  # so long that it is not remembered
+                pairs.append((b"N" * 4100 + value, b""))
             wire.send(whole_request(number, keep=True, pairs=pairs))
             records = wire.records()
             assert {record.request_id for record in records} == {number}

@@ -131,10 +131,13 @@ static int64_t read_pairs(struct fcgi_environ *env, const uint8_t *list, size_t 
 	for (;;) {
 		if (count == env->pair_room) {
 			size_t room = env->pair_room ? 2 * env->pair_room : FIRST_SLOTS;
-			void *pairs = reallocarray(env->pairs, room, sizeof *env->pairs);
+			struct fcgi_pair *pairs = keep_for_ever(env, room * sizeof *pairs);
 
 			if (!pairs)
 				return -2;
+			/* A thread may still read the old ones, which are not freed. */
+			if (count)
+				memcpy(pairs, env->pairs, count * sizeof *pairs);
 			env->pairs = pairs;
 			env->pair_room = room;
 		}
@@ -336,6 +339,7 @@ int fcgi_environ_heat(struct fcgi_environ *env, int64_t number, const uint8_t *n
 {
 	struct layout *layout;
 	size_t i;
+	int place;
 
 	if (number < 1 || (uint64_t)number > env->layout_count)
 		return -1;
@@ -343,10 +347,15 @@ int fcgi_environ_heat(struct fcgi_environ *env, int64_t number, const uint8_t *n
 	if (layout != env->visible)
 		return -1;
 	i = layout_index(layout, name, name_length);
-	if (i == layout->count || layout->hot_count == FCGI_HOT)
+	place = layout->hot_count;
+	if (i == layout->count || place >= FCGI_HOT)
 		return -1;
-	layout->hot[layout->hot_count] = i;
-	return layout->hot_count++;
+	/* There already for whoever reads the places of this list a little later. */
+	env->hot[2 * place] = env->pairs[i].value;
+	env->hot[2 * place + 1] = env->pairs[i].value + env->pairs[i].value_length;
+	layout->hot[place] = i;
+	layout->hot_count = place + 1;
+	return place;
 }
 
 const uint32_t *fcgi_environ_hot(const struct fcgi_environ *env)

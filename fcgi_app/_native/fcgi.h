@@ -167,7 +167,7 @@ int64_t fcgi_environ_show_usual(struct fcgi_environ *env, const uint8_t *list, s
 
 /* From now on, note where the value of this name is whenever a list of the layout is
  * shown: in which place of fcgi_environ_hot; -1: the name or the layout is not shown, or
- * all are taken. */
+ * all are taken. The place has it at once. By one thread at a time. */
 enum { FCGI_HOT = 4 };
 int fcgi_environ_heat(struct fcgi_environ *env, int64_t number, const uint8_t *name,
 		      size_t name_length);

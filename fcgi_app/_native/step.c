@@ -34,7 +34,7 @@ static int next_request(struct fcgi_lane *lane)
 	size = (int)(turn & (FCGI_LANE_HEAD - 1)) - FCGI_LANE_CONTENT;
 	if (!lane->shown && lane->slot && !lane->slot->started)
 		return FCGI_STEP_OTHER; /* it has not been noted */
-	if (!lane->shown) /* it has new names, or is given once more */
+	if (!lane->shown) /* its names are new, or it is given once more */
 		lane->shown = fcgi_environ_show(lane->environ,
 						lane->buffer + FCGI_LANE_CONTENT,
 						(size_t)size);
