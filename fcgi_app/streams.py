@@ -119,6 +119,8 @@ class OutputStream(io.BufferedIOBase):
         self._limit = request._settings.output_buffer
         self._emitted = 0.0
         self._streak = 0
+        # The same list for the life of the stream, emptied where it is copied, without
+        # a call in between: another thread may write or flush at any moment.
         self._parts: list[bytes] = []
         self._size = 0
         self.closed = False
@@ -161,7 +163,8 @@ class OutputStream(io.BufferedIOBase):
             self.write(line)
 
     def _overflow(self, data: Buffer) -> None:
-        parts, size, self._parts, self._size = self._parts, self._size, [], 0
+        gathered, size = self._parts, self._size
+        parts, gathered[:], self._size = gathered[:], (), 0
         if parts and size - len(data) < len(parts) * _LONG_PART:
             parts = [b"".join(parts)]
         now = monotonic()
@@ -174,9 +177,11 @@ class OutputStream(io.BufferedIOBase):
 
     def flush(self) -> None:
         """Send what has gathered."""
-        if self._parts and not self.closed:
-            pending, self._parts, self._size = self._parts, [], 0
-            self._emit([b"".join(pending)])
+        gathered = self._parts
+        if gathered and not self.closed:
+            parts, gathered[:], self._size = gathered[:], (), 0
+            if parts:
+                self._emit([b"".join(parts)])
 
     def _emit(self, pieces: list[Buffer]) -> None:
         raise NotImplementedError
@@ -204,7 +209,8 @@ class OutputStream(io.BufferedIOBase):
 
     def _finish_silently(self) -> bytes:
         """Close without sending; return what has not been sent."""
-        parts, self._parts = self._parts, []  # first: somebody may flush meanwhile
+        gathered = self._parts
+        parts, gathered[:] = gathered[:], ()
         self.closed = True
         return b"".join(parts)
 
@@ -258,8 +264,9 @@ class StdoutStream(OutputStream):
             while source.left:
                 self.write(source.read(source.left))
             return
-        pending, self._parts, self._size = self._parts, [], 0
-        pieces: list[Buffer] = [b"".join(pending)] if pending else []
+        gathered = self._parts
+        parts, gathered[:], self._size = gathered[:], (), 0
+        pieces: list[Buffer] = [b"".join(parts)] if parts else []
         if not self.head_sent:
             pieces = self._begin(pieces)
         self._send_behind(pieces, source)
@@ -344,7 +351,7 @@ class StdoutStream(OutputStream):
     def _fail(self, status: int) -> None:
         """Answer with an error page, unless a head has gone out."""
         if not self.head_sent:
-            self._parts = []
+            self._parts.clear()
             self._size = 0
             page = self._error_page(status)
             try:
@@ -393,7 +400,8 @@ class StderrStream(OutputStream):
         self._size += len(data)
         if b"\n" in data or self._size > _MAX_LINE:
             # Taken first: a signal handler may print in the middle of this.
-            parts, self._parts, self._size = self._parts, [], 0
+            gathered = self._parts
+            parts, gathered[:], self._size = gathered[:], (), 0
             text = b"".join(parts)
             cut = text.rfind(b"\n") + 1 or len(text)
             try:

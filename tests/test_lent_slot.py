@@ -210,10 +210,11 @@ def test_server_in_the_middle_of_a_request(tmp_path: Path, board: Scoreboard) ->
     server.stop()
 """
     os.mkfifo(tmp_path / "fifo")
-    with Worker(tmp_path, board, source) as worker, worker.connect() as wire:
+    with Worker(tmp_path, board, source) as worker, ExitStack() as stack:
         go_on = os.open(tmp_path / "fifo", os.O_WRONLY)
         for _ in range(4):
             worker.ask(("START", ""))
+        wire = stack.enter_context(worker.connect())
         wire.send(whole_request(1, [(b"START", b"1")]))
         state = worker.wait_for(threads=3, state="running", active=1)
         assert (state.requests, state.request_started > 0) == (4, True)

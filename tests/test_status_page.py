@@ -199,6 +199,7 @@ class Service:
                     STATUS_VARIABLE: ",".join(map(str, readers)),
                 },
                 pass_fds=readers,
+                cwd=folder,  # "-m" looks there first
             )
         for reader in readers:
             os.close(reader)
