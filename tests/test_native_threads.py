@@ -202,7 +202,6 @@ OTHERS = {
     "item": "os.environ['PATH'], os.environ.get('A0')",
     "all": "len(os.environ)",
     "list": "list(os.environ)",
-    "flush": "sys.stdout.flush()",
     "input": "sys.stdin.buffer",
 }
 
