@@ -202,8 +202,7 @@ class SendingLink(Link):
         try:
             self._outlet.send(buffers, self._wait_writable)
         finally:
-            if self._outlet.lost:
-                self._gone()
+            self._note_loss()
 
     def _send_end(self, buffers: list[Buffer], last: bool) -> None:
         """Send the end of a response, which nothing may get in between.

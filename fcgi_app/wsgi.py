@@ -218,13 +218,11 @@ def _find_file(file: Any) -> tuple[Any, int, int] | None:
     raw = file.raw if type(file) in _BUFFERED else file
     if type(raw) is not io.FileIO or file.closed or not file.readable():
         return None
-    status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        return None
     if type(file) is io.BufferedRandom:
-        file.flush()
-        status = os.fstat(file.fileno())
-    if not status.st_size:  # those of /proc have content all the same
+        file.flush()  # what is still to be written counts
+    status = os.fstat(file.fileno())
+    # Those of /proc have no size, and content all the same.
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
         return None
     offset = file.tell()
     return file, offset, max(status.st_size - offset, 0)

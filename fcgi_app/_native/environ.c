@@ -211,7 +211,8 @@ static int64_t find_layout(struct fcgi_environ *env, const uint8_t *list, size_t
 	struct layout *layout = env->latest;
 	size_t i = 0;
 
-	/* Every layout was made of env->pairs, so that there is room for its pairs. */
+	/* Every layout was made of env->pairs, so that there is room for its pairs. The
+	 * latest is tried first, and once more with the others where it was not that. */
 	while (layout) {
 		switch (layout_match(layout, list, size, env->pairs)) {
 		case MATCH_YES:
