@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from functools import cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO
 
+    from .codec.records import Buffer
 
-__all__ = ["NO_INPUT", "InputBuffer"]
+__all__ = ["NO_INPUT", "InputBuffer", "keep_memory"]
 
 
 _COPY_SIZE = 65536
+_LONG = 131072
+"""Bytes from which on glibc treats memory in a special way, before it learns."""
+_KEPT = 4 << 20
+"""Twice as many bytes stay with the process where `keep_memory` works."""
 
 
 class InputBuffer:
@@ -42,7 +48,7 @@ class InputBuffer:
     )
 
     def __init__(self) -> None:
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[Buffer] = deque()
         self._file: IO[bytes] | None = None
         self._in_file = 0  # bytes of it that have not been read
         self._read_at = 0
@@ -51,32 +57,47 @@ class InputBuffer:
         self.received = 0
         self.size = 0
 
-    def append(self, data: bytes, spool: int) -> None:
+    def append(self, data: Buffer, spool: int) -> None:
         """Add ``data``; the buffer goes to disk beyond ``spool`` bytes.
+
+        What is not bytes may change after the next call of ``own``.
 
         Raises:
             OSError: there can be no temporary file, or it cannot grow; nothing of
                 ``data`` has been added then.
         """
-        if self._file is None and self.size + len(data) <= spool:
+        added = len(data)
+        size = self.size + added
+        if self._file is None and size <= spool:
             self._chunks.append(data)
         else:
             self._append_to_file(data)
-        self.received += len(data)
-        self.size += len(data)
+        self.received += added
+        self.size = size
 
-    def _append_to_file(self, data: bytes) -> None:
+    def own(self) -> None:
+        """Copy what is there and may change."""
+        if self._chunks:
+            fixed = [c if _is_fixed(c) else bytes(c) for c in self._chunks]
+            self._chunks = deque(fixed)
+
+    def _append_to_file(self, data: Buffer) -> None:
         if self._file is None:
             self._file = _open_temporary()
             self._read_at = 0
         _write_all(self._file, data, self._read_at + self._in_file)
         self._in_file += len(data)
 
-    def take(self, limit: int) -> bytes:
-        """Remove and return up to ``limit`` bytes; none when it is empty."""
+    def take(self, limit: int) -> Buffer:
+        """Remove and return up to ``limit`` bytes; none when it is empty.
+
+        They are to be used, or copied, before anything else is received.
+        """
+        data: Buffer
         if self._chunks:
             data = self._chunks.popleft()
             if len(data) > limit:
+                data = memoryview(data)
                 self._chunks.appendleft(data[limit:])
                 data = data[:limit]
         elif self._in_file:
@@ -133,7 +154,32 @@ NO_INPUT = InputBuffer()
 NO_INPUT.ended = True
 
 
-def _write_all(file: IO[bytes], data: bytes, position: int) -> None:
+def keep_memory(size: int) -> None:
+    """Have the next body of ``size`` bytes find the memory that this one has taken.
+
+    glibc gives back what is free at the end of the heap beyond a bound that depends on
+    what has been freed before. Whether a process lies on this side of it or on that is
+    chance, and on that side each request gets its pages anew, which costs more than all
+    that is done with them.
+    """
+    if size >= _LONG:
+        _raise_bound()
+
+
+@cache
+def _raise_bound() -> None:
+    """Free a block, which makes the bound twice its size (mallopt(3)), once.
+
+    It is never touched, so that it never has pages. Other allocators do nothing else.
+    """
+    bytes(_KEPT)
+
+
+def _is_fixed(chunk: Buffer) -> bool:
+    return type(chunk.obj if type(chunk) is memoryview else chunk) is bytes
+
+
+def _write_all(file: IO[bytes], data: Buffer, position: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(file.fileno(), view, position)

@@ -1,73 +1,101 @@
-"""A long body, taken out of its records by C."""
+"""A long body, received and taken out of its records by C."""
 
 from __future__ import annotations
 
 from ._backend import ffi, lib
-from .protocol import Connection, Event, State, StdinReceived
+from .codec.constants import HEADER_LEN
+from .protocol import Connection, RequestState, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from .body import InputBuffer
 
-__all__ = ["BulkConnection", "gather_body"]
+__all__ = ["BulkConnection", "Room", "borrow_room", "return_room"]
 
-_LEAST = 4096
-"""Bytes from which on it is worth the visit."""
-_MOST = 1 << 18
-"""Bytes of the largest piece that room is kept for."""
-_rooms: list[tuple[Any, Any, Any]] = []
-"""Room that nobody uses: for the content, the same as a buffer, and for the numbers."""
+_SIZE = 1 << 18
+"""Bytes that are received at once. Linux keeps some 200 KiB for a socket."""
+_STDIN = State.STDIN  # a look into the class is slow before Python 3.12
+_receive_body = lib.fcgi_receive_body
+_rooms: list[Room] = []
 
 
-def gather_body(
-    data: bytes, request_id: int, left: int, skip: int
-) -> tuple[bytes, int, int, int]:
-    """Take the content of the STDIN records of a request from the begin of ``data``.
+class Room:
+    """Memory that bodies are received in, one after the other.
 
-    Args:
-        data: what has come.
-        request_id: of the request.
-        left: bytes of a record's content that were still to come.
-        skip: bytes of its padding.
-
-    Returns:
-        The content; how many bytes of ``data`` that was; ``left`` and ``skip`` now.
+    Attributes:
+        holder: the buffer that has been given what lies here, without a copy.
     """
-    size = len(data)
+
+    __slots__ = ("body", "holder", "numbers", "space", "view")
+
+    def __init__(self) -> None:
+        self.space = ffi.new("uint8_t[]", _SIZE)
+        self.view = memoryview(ffi.buffer(self.space))
+        self.body = ffi.new("struct fcgi_body *")
+        self.numbers = memoryview(ffi.buffer(self.body)).cast("I")
+        self.holder: InputBuffer | None = None
+
+
+def borrow_room() -> Room:
+    """Give a room that nobody else uses; what has been received there is gone then."""
     try:
-        room = _rooms.pop() if size <= _MOST else _make_room(size)
+        room = _rooms.pop()
     except IndexError:
-        room = _make_room(_MOST)
-    space, content, body = room
-    body.left = left
-    body.skip = skip
-    lib.fcgi_gather_body(data, size, request_id, space, body)
-    found = content[: body.size], body.consumed, body.left, body.skip
-    if size <= _MOST and not _rooms:
+        return Room()
+    if room.holder is not None:
+        room.holder.own()
+        room.holder = None
+    return room
+
+
+def return_room(room: Room) -> None:
+    """Take a room back; what ``holder`` has in it stays until it is borrowed again."""
+    if not _rooms:
         _rooms.append(room)
-    return found
-
-
-def _make_room(size: int) -> tuple[Any, Any, Any]:
-    space = ffi.new("uint8_t[]", size)
-    return space, ffi.buffer(space), ffi.new("struct fcgi_body *")
 
 
 class BulkConnection(Connection):
-    """A ``Connection`` with the same results, for which C reads long bodies."""
+    """A ``Connection`` whose long bodies C can receive."""
 
     __slots__ = ()
 
-    def _continue(self, data: bytes, events: list[Event]) -> int:
-        """Go on with a record, and with those of the same body behind it."""
+    @property
+    def bulk(self) -> RequestState | None:
+        """The request of which nothing but STDIN is to be expected, if there is one."""
         request = self._stream
-        if request is None or request.state != State.STDIN or len(data) < _LEAST:
-            return super()._continue(data, events)
-        content, position, self._left, self._skip = gather_body(
-            data, request.request_id, self._left, self._skip
+        if (
+            request is None
+            or request.state is not _STDIN
+            or len(self._pending) >= HEADER_LEN
+        ):
+            return None
+        return request
+
+    def receive_body(self, fd: int, room: Room) -> tuple[int, memoryview, bytes]:
+        """Receive once from ``fd``, without waiting, the body of ``bulk``.
+
+        Returns:
+            How many bytes came (0: the end; less: an error number, negative); what of
+            them is of the body, in ``room``; what comes behind it, to be given to
+            ``receive_part``.
+        """
+        request, view = self._stream, room.view
+        assert request is not None
+        there = len(self._pending)
+        if there:
+            view[:there] = self._pending
+        came = _receive_body(
+            fd,
+            request.request_id,
+            room.space,
+            _SIZE,
+            there,
+            self._left,
+            self._skip,
+            room.body,
         )
-        if content:
-            events.append(StdinReceived(request, content))
-        if not self._left:
-            self._stream = None
-        return position
+        if came <= 0:
+            return came, view[:0], b""
+        self._pending = b""
+        self._left, self._skip, size, consumed = room.numbers
+        return came, view[:size], bytes(view[consumed : there + came])

@@ -24,12 +24,13 @@ from time import monotonic
 from ._backend import ffi, lib
 from .acceptor import _FIRST_PAUSE, _LONGEST_PAUSE, Acceptor, Admission
 from .body import NO_INPUT
-from .bulk import BulkConnection
+from .bulk import BulkConnection, borrow_room, return_room
 from .codec.constants import MAX_CONTENT_LENGTH, Role
 from .codec.params import build_params
 from .codec.records import Buffer
 from .filepart import FileSource
 from .link import Link
+from .protocol import RequestState
 from .request import Request
 from .settings import Settings
 from .transport import Transport
@@ -56,6 +57,7 @@ _NONE: int = lib.FCGI_TURN_NONE
 _OTHER: int = lib.FCGI_TURN_OTHER
 _PART: int = lib.FCGI_TURN_PART
 _ERROR: int = lib.FCGI_TURN_ERROR
+_NOTHING_YET = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 _next = lib.fcgi_lane_next
 _answer = lib.fcgi_lane_answer
 
@@ -133,6 +135,34 @@ class _LaneTransport(Transport):
 
     __slots__ = ()
     _parser = BulkConnection
+    _connection: BulkConnection
+
+    def receive(self) -> bool:
+        """Read once, without waiting, and act on it; whether anything was there."""
+        state = self._connection.bulk
+        if state is None or self.eof or self.closed or self.deaf or self.lingering:
+            return super().receive()
+        return self._receive_body(state)
+
+    def _receive_body(self, state: RequestState) -> bool:
+        """Do so where nothing but the body of a request is to be expected."""
+        room = borrow_room()
+        try:
+            came, content, behind = self._connection.receive_body(self.fd, room)
+            if came <= 0:
+                if -came in _NOTHING_YET:
+                    return False
+                self._peer_ended()
+                return True
+            request = self._find(state)
+            if content and request is not None and not request.finished:
+                room.holder = request._body
+                self._take_stdin(request, content)
+        finally:
+            return_room(room)
+        if behind:
+            self._feed(behind)
+        return True
 
 
 class _SentInPart:

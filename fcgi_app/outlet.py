@@ -8,6 +8,7 @@ import select
 import socket
 from _thread import RLock  # threading has the same one, and loads more
 from collections.abc import Callable
+from itertools import accumulate
 
 from .codec.records import Buffer
 from .filepart import FilePart, FileSource
@@ -230,12 +231,10 @@ class Outlet:
         if whole:
             del queue[:whole]
             return
-        done = 0
-        for size in map(len, queue):
-            if sent < size:
-                break
-            sent -= size
-            done += 1
+        ends = list(accumulate(map(len, queue)))
+        done = sum(map(sent.__ge__, ends))
+        if done:
+            sent -= ends[done - 1]
         del queue[:done]
         if sent:
             queue[0] = memoryview(queue[0])[sent:]

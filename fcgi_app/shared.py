@@ -100,7 +100,7 @@ class SharedInput(InputBuffer):
         super().__init__()
         self._lock = lock
 
-    def take(self, limit: int) -> bytes:
+    def take(self, limit: int) -> Buffer:
         """Remove and return up to ``limit`` bytes; none when it is empty."""
         with self._lock:
             return super().take(min(limit, _MOST_AT_ONCE))

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from time import monotonic
 
 from ._log import log_warning
+from .body import InputBuffer, keep_memory
 from .codec.constants import Role
 from .errors import RequestAborted
 from .response import (
@@ -26,7 +27,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .body import InputBuffer
     from .codec.records import Buffer
     from .filepart import FileSource
     from .request import Request
@@ -78,22 +78,22 @@ class BodyReader(io.RawIOBase):
 
     def readall(self) -> bytes:
         """Read to the end of the stream."""
-        first = self._read_piece()
-        piece = self._read_piece() if first else b""
-        if not piece:
-            return first
+        piece = self._read_piece()
+        if self._source.ended and not self._source.size:
+            piece = bytes(piece)
+            self._read_piece()  # nothing, or that it has been cut off
+            return piece
         # It gives what was written without another copy. The pieces themselves are
         # gone at once: together they would be as big again, and fresh memory, which
         # costs more than what is done with it.
         whole = io.BytesIO()
-        whole.write(first)
-        del first
         while piece:
             whole.write(piece)
             piece = self._read_piece()
+        keep_memory(whole.tell())
         return whole.getvalue()
 
-    def _read_piece(self) -> bytes:
+    def _read_piece(self) -> Buffer:
         """Wait for input; none at the end of the stream."""
         source = self._source
         if not source.size:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any
 
+    from .codec.records import Buffer
+
 
 __all__ = ["Transport"]
 
@@ -199,9 +201,11 @@ class Transport(SendingLink):
 
     def _on_stdin(self, event: StdinReceived) -> None:
         request = self._find(event.request)
-        if request is None or request.finished:
-            return
-        self._keep_input(request, request._body, event.data)
+        if request is not None and not request.finished:
+            self._take_stdin(request, event.data)
+
+    def _take_stdin(self, request: Request, data: Buffer) -> None:
+        self._keep_input(request, request._body, data)
         if (
             not request.dispatched
             and request._body.size >= self._settings.read_ahead
@@ -276,7 +280,7 @@ class Transport(SendingLink):
                 return request
         return None
 
-    def _keep_input(self, request: Request, source: InputBuffer, data: bytes) -> None:
+    def _keep_input(self, request: Request, source: InputBuffer, data: Buffer) -> None:
         """Keep input that nobody has read; where there is no room, one request ends."""
         if source.ended:
             return

@@ -51,6 +51,7 @@ NOT_HERE = [
     "tests/test_acceptor.py::test_memory_of_unique_cookies",
     "tests/test_environ.py::test_unique_params_grow_nothing",
     "tests/test_entry.py::test_memory_of_a_supervisor",
+    "tests/test_body.py::test_the_next_body_finds_the_memory_of_the_last",
 ]
 RUN = """
 import os, sys

@@ -260,3 +260,25 @@ print(digest.hexdigest())
             )
             digest = hashlib.md5(body, usedforsecurity=False).hexdigest()
             assert wire.answer().body == f"{digest}\n".encode()
+
+
+FAULTS = """
+import resource, sys
+from fcgi_app import accept
+while accept():
+    sys.stdout.buffer.write(b"Content-Type: text/plain\\n\\n" + sys.stdin.buffer.read())
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt, end="")
+"""
+
+
+def test_the_next_body_finds_the_memory_of_the_last(tmp_path: Path) -> None:
+    """No request with a long body has to get its pages from the system anew."""
+    body = bytes(1 << 20)
+    per_request = []
+    for number in range(4):  # where the heap begins is chance
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        with App(directory, FAULTS) as app:
+            counts = [int(app.ask(body=body).body[len(body) :]) for _ in range(15)]
+        per_request.append((counts[-1] - counts[4]) / 10)
+    assert max(per_request) < 20

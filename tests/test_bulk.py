@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcgi_app import _backend
-from fcgi_app.codec.constants import RecordType
+from fcgi_app.body import InputBuffer
+from fcgi_app.codec.constants import HEADER_LEN, RecordType
 from fcgi_app.codec.records import build_record
 from fcgi_app.errors import RemoteProtocolError
-from fcgi_app.protocol import Connection, RequestState, StdinReceived
+from fcgi_app.protocol import Connection, Event, RequestState, StdinReceived
 
-from .webserver import abort_request, begin_request, params
+from .webserver import App, abort_request, begin_request, params, stdin
 
 if _backend.BACKEND == "native":
     from fcgi_app import bulk
@@ -44,26 +50,64 @@ OTHERS = st.sampled_from(
 )
 
 
-def seen(connection: Connection, pieces: Sequence[bytes]) -> tuple[list[Any], str, Any]:
+def seen(connection: Connection, pieces: Sequence[bytes]) -> tuple[list[Any], Any]:
     """What a connection makes of pieces: events, with neighbouring input joined."""
     found: list[Any] = []
-    error = ""
-    for piece in (BEGUN, *pieces):
-        try:
-            events = connection.receive_data(piece)
-        except RemoteProtocolError as caught:
-            error = str(caught)
-            break
-        for event in events:
-            request: RequestState = event.request
-            last = found[-1] if found else None
-            if type(event) is not StdinReceived:
-                found.append((type(event), request.request_id))
-            elif last is not None and last[:2] == (StdinReceived, request.request_id):
-                found[-1] = (*last[:2], last[2] + event.data)
-            else:
-                found.append((StdinReceived, request.request_id, event.data))
-    return found, error, (connection.mid_record, connection.idle)
+    try:
+        for piece in (BEGUN, *pieces):
+            for event in received(connection, piece):
+                add(found, event)
+            if connection.error is not None:
+                raise connection.error
+    except RemoteProtocolError as caught:
+        found.append(str(caught))
+    return found, (connection.mid_record, connection.idle)
+
+
+def add(found: list[Any], event: Event) -> None:
+    """Append an event as something that can be compared."""
+    request: RequestState = event.request
+    last = found[-1] if found else None
+    if type(event) is not StdinReceived:
+        found.append((type(event), request.request_id))
+    elif last is not None and last[:2] == (StdinReceived, request.request_id):
+        found[-1] = (*last[:2], last[2] + event.data)
+    else:
+        found.append((StdinReceived, request.request_id, event.data))
+
+
+def received(connection: Connection, piece: bytes) -> Iterator[Event]:
+    """The events of a piece: through a socket where C is to receive it."""
+    if not isinstance(connection, bulk.BulkConnection):
+        yield from connection.receive_data(piece)
+        return
+    near, far = socket.socketpair()
+    with near, far:
+        near.settimeout(0)
+        for start in range(0, len(piece), 1 << 16):
+            far.send(piece[start : start + (1 << 16)])
+            yield from _receive_all(connection, near)
+
+
+def _receive_all(connection: bulk.BulkConnection, near: socket.socket) -> Iterator[Any]:
+    while True:
+        state = connection.bulk
+        if state is None:
+            try:
+                behind = near.recv(bulk._SIZE)
+            except BlockingIOError:
+                return
+        else:
+            room = bulk.Room()
+            came, content, behind = connection.receive_body(near.fileno(), room)
+            if came < 0:
+                assert -came == errno.EAGAIN
+                return
+            assert came > 0
+            if content:
+                yield StdinReceived(state, bytes(content))
+        if behind:
+            yield from connection.receive_data(behind)
 
 
 def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
@@ -72,39 +116,85 @@ def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
     return [stream[a:b] for a, b in pairwise(bounds)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _everything_is_long() -> Iterator[None]:
-    """C is asked for the shortest piece, too."""
-    with pytest.MonkeyPatch.context() as patch:
-        if _backend.BACKEND == "native":
-            patch.setattr(bulk, "_LEAST", 1)
-        yield
+STREAMS = st.lists(RECORDS | OTHERS, max_size=8).map(b"".join)
+PLACES = st.lists(st.integers(0, 1 << 17), max_size=8)
 
 
-@given(
-    st.lists(RECORDS | OTHERS, max_size=8).map(b"".join),
-    st.lists(st.integers(0, 1 << 17), max_size=8),
-)
-def test_same_events(stream: bytes, places: list[int]) -> None:
+@given(STREAMS, PLACES, st.sampled_from([HEADER_LEN + 1, 100, 70_000, 1 << 18]))
+def test_same_events(stream: bytes, places: list[int], size: int) -> None:
     """However a stream is cut, C and Python take the same input out of it."""
     pieces = cut(stream, places)
-    assert seen(bulk.BulkConnection(), pieces) == seen(Connection(), pieces)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "_SIZE", size)
+        assert seen(bulk.BulkConnection(), pieces) == seen(Connection(), pieces)
 
 
-def test_larger_than_the_room_that_is_kept() -> None:
-    """A piece of any size is taken in one visit."""
-    record = build_record(RecordType.STDIN, 1, b"x" * 65528)
-    pieces = [
-        record[:9],
-        record[9:] + record * 9 + build_record(RecordType.STDIN, 1, b""),
-    ]
+def test_end_and_failure_of_the_connection() -> None:
+    """They are told as recv(2) does, and nothing is changed by it."""
     connection = bulk.BulkConnection()
-    assert seen(connection, pieces) == seen(Connection(), pieces)
-    assert connection.receive_data(build_record(RecordType.STDIN, 2, b"")) != []
+    connection.receive_data(BEGUN + build_record(RecordType.STDIN, 1, b"x" * 99)[:20])
+    near, far = socket.socketpair()
+    with near:
+        far.close()
+        came, content, behind = connection.receive_body(near.fileno(), bulk.Room())
+    assert (came, len(content), behind) == (0, 0, b"")
+    fd = os.open(os.devnull, os.O_RDONLY)
+    came, content, behind = connection.receive_body(fd, bulk.Room())
+    os.close(fd)
+    assert (came, len(content), behind) == (-errno.ENOTSOCK, 0, b"")
+    assert connection.mid_content
 
 
 def test_room_is_used_again() -> None:
-    """Two bodies, one after the other, share the memory for their content."""
-    for _ in range(3):
-        bulk.gather_body(b"a" * 5000, 1, 5000, 0)
-    assert len(bulk._rooms) == 1
+    """Two bodies share the memory; of the first, what nobody has read is copied."""
+    buffer = InputBuffer()
+    room = bulk.borrow_room()
+    room.view[:6] = b"unread"
+    room.holder = buffer
+    buffer.append(room.view[:6], 100)
+    assert buffer.take(2) == b"un"
+    bulk.return_room(room)
+    again = bulk.borrow_room()
+    assert again is room
+    assert again.holder is None
+    other = bulk.borrow_room()  # in a signal handler, say
+    assert other is not room
+    room.view[:6] = b"------"
+    assert buffer.take(9) == b"read"
+    bulk.return_room(room)
+    bulk.return_room(other)
+    assert bulk.borrow_room() is room
+
+
+ECHO = """
+import hashlib, sys
+from fcgi_app import accept
+while accept():
+    body = sys.stdin.buffer.read()
+    print("Content-Type: text/plain\\n")
+    print(len(body), hashlib.sha256(body).hexdigest(), end="")
+"""
+
+
+@pytest.mark.parametrize("length", [8192, 65535])
+def test_bodies_that_come_side_by_side(tmp_path: Path, length: int) -> None:
+    """Each of two requests gets its own body, whichever piece came when."""
+    bodies = [bytes([n]) * 700_000 for n in (1, 2, 3)]
+    streams = []
+    for body in bodies:
+        records = [
+            build_record(RecordType.STDIN, 1, body[at : at + length], at % 5)
+            for at in range(0, len(body), length)
+        ]
+        streams.append(begin_request() + params(1) + b"".join([*records, stdin(1)]))
+    with App(tmp_path, ECHO, env={"FCGI_APP_READ_AHEAD": "1000000"}) as app:
+        wires = [app.connect() for _ in streams]
+        for at in range(0, len(streams[0]), 50_000):
+            for wire, stream in zip(wires, streams, strict=True):
+                wire.send(stream[at : at + 50_000])
+        answers = [wire.answer().body for wire in wires]
+        for wire in wires:
+            wire.close()
+    assert answers == [
+        b"700000 " + hashlib.sha256(body).hexdigest().encode() for body in bodies
+    ]

@@ -1,5 +1,7 @@
 /* A long body: what it is of, without the headers in between. */
+#include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "fcgi.h"
 
@@ -17,7 +19,7 @@ void fcgi_gather_body(const uint8_t *data, size_t size, uint32_t request_id, uin
 	for (;;) {
 		uint32_t part = at_most((size_t)(end - at), body->left);
 
-		memcpy(out + body->size, at, part);
+		memmove(out + body->size, at, part);
 		body->size += part;
 		body->left -= part;
 		at += part;
@@ -33,4 +35,17 @@ void fcgi_gather_body(const uint8_t *data, size_t size, uint32_t request_id, uin
 		at += FCGI_HEADER_LEN;
 	}
 	body->consumed = (uint32_t)(at - data);
+}
+
+int64_t fcgi_receive_body(int fd, uint32_t request_id, uint8_t *room, size_t size, size_t there,
+			  uint32_t left, uint32_t skip, struct fcgi_body *body)
+{
+	ssize_t came = recv(fd, room + there, size - there, MSG_DONTWAIT);
+
+	if (came <= 0)
+		return came < 0 ? -errno : 0;
+	body->left = left;
+	body->skip = skip;
+	fcgi_gather_body(room, there + (size_t)came, request_id, room, body);
+	return came;
 }

@@ -118,10 +118,17 @@ struct fcgi_body {
 };
 
 /* Gather the content of the STDIN records of a request into out, which has room for size
- * bytes: first what is left of one, then of those that follow. It stops at any other
- * record, at an empty one, which ends the stream, and at a header that is not whole. */
+ * bytes, or is data itself: first what is left of one, then of those that follow. It stops
+ * at any other record, at an empty one, which ends the stream, and at a header that is not
+ * whole. What is not consumed stays where it is. */
 void fcgi_gather_body(const uint8_t *data, size_t size, uint32_t request_id, uint8_t *out,
 		      struct fcgi_body *body);
+
+/* Receive once, without waiting, behind what is there already of a room of size bytes, and
+ * gather in place, with left and skip as they have been. How many bytes came, and only
+ * then is body written; 0: the end; a negative error number. */
+int64_t fcgi_receive_body(int fd, uint32_t request_id, uint8_t *room, size_t size, size_t there,
+			  uint32_t left, uint32_t skip, struct fcgi_body *body);
 
 /* --- environ.c: C's variable environ ------------------------------------------------ */
 

@@ -115,7 +115,7 @@ class Outflow:
         Raises:
             OutputLost: nobody reads them, or they cannot be written.
         """
-        self._piece = self._piece or self._waiting.take(_PIECE)
+        self._piece = self._piece or bytes(self._waiting.take(_PIECE))
         try:
             # A blocking pipe takes so much without waiting, and no byte more is safe:
             # nobody would look at the body, at the application and at the clock.

@@ -66,11 +66,12 @@ class Answering:
             size = len(piece)
             if size > MAX_CONTENT_LENGTH:
                 full = _pack_header(VERSION_1, _STDOUT, request_id, STREAM_CHUNK, 0)
-                piece = memoryview(piece)
-                while size > STREAM_CHUNK:
-                    buffers += (full, piece[:STREAM_CHUNK])
-                    piece = piece[STREAM_CHUNK:]
-                    size -= STREAM_CHUNK
+                whole = memoryview(piece)
+                last = (size - 1) // STREAM_CHUNK * STREAM_CHUNK
+                for at in range(0, last, STREAM_CHUNK):
+                    buffers += (full, whole[at : at + STREAM_CHUNK])
+                piece = whole[last:]
+                size -= last
             if size:  # an empty record would be the end of the stream (§3.3)
                 header = _pack_header(VERSION_1, _STDOUT, request_id, size, 0)
                 buffers += (header, piece)

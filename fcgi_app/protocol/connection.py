@@ -78,7 +78,8 @@ class Connection(Receiving):
         """The violation that ended the connection's input, if one did."""
         self._requests = {}
         self._pending = b""  # a record of which not all content has come
-        self._stream: RequestState | None = None  # whose content is coming in pieces
+        # Whose content is coming in pieces, or was the last to do so.
+        self._stream: RequestState | None = None
         self._left = 0  # bytes of that content still to come
         self._skip = 0  # then so many bytes of padding
         self._replies: list[bytes] = []
@@ -266,7 +267,6 @@ class Connection(Receiving):
                 events.append(DataReceived(request, piece))
             if self._left:
                 return position
-            self._stream = None
         skipped = min(self._skip, len(data) - position)
         self._skip -= skipped
         return position + skipped

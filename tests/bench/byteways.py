@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import cycle
 
+from fcgi_app._backend import ffi, lib
 from fcgi_app.accepting import accept_plain, kind_of
 from fcgi_app.codec.constants import RecordType, Role
 from fcgi_app.codec.records import (
@@ -224,12 +225,21 @@ def body(size: int) -> Iterator[list[Way]]:
 
         return receive
 
-    def receive_in_c() -> Callable[[], object]:
-        from fcgi_app.bulk import BulkConnection
+    def gather_in_c() -> Callable[[], object]:
+        out = ffi.new("uint8_t[]", _READ_LONG)
+        found = ffi.new("struct fcgi_body *")
+        start = ffi.from_buffer("uint8_t[]", data)
 
-        return receive_in(BulkConnection())
+        def gather() -> None:
+            found.left = found.skip = at = 0
+            while at < len(data):
+                size = min(_READ_LONG, len(data) - at)
+                lib.fcgi_gather_body(start + at, size, 1, out, found)
+                at += found.consumed
+
+        return gather
 
     yield [
         Way("Connection.receive_data", receive_in(Connection())),
-        native("BulkConnection.receive_data", receive_in_c),
+        native("fcgi_gather_body", gather_in_c),
     ]

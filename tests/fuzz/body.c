@@ -39,6 +39,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	CHECK(body.left == left && body.skip == skip);
 	CHECK(body.consumed == at && body.size == done);
 	CHECK(!memcmp(out, plain, done));
+	/* in place: the same, and what is not consumed is untouched */
+	memcpy(out, copy, room);
+	body = cut;
+	fcgi_gather_body(out, room, id, out, &body);
+	CHECK(body.left == left && body.skip == skip);
+	CHECK(body.consumed == at && body.size == done);
+	CHECK(!memcmp(out, plain, done) && !memcmp(out + at, copy + at, room - at));
 	free(copy);
 	free(out);
 	free(plain);
