@@ -23,7 +23,7 @@ from time import monotonic
 
 from ._backend import ffi, lib
 from .acceptor import _FIRST_PAUSE, _LONGEST_PAUSE, Acceptor, Admission
-from .body import NO_INPUT
+from .body import NO_INPUT, InputBuffer
 from .bulk import BulkConnection, borrow_room, return_room
 from .codec.constants import MAX_CONTENT_LENGTH, Role
 from .codec.params import build_params
@@ -50,6 +50,7 @@ _LONGEST_WAIT_MS = 1_000_000_000
 _RESPONDER = int(Role.RESPONDER)
 _CONTENT: int = lib.FCGI_LANE_CONTENT
 _HEAD: int = lib.FCGI_LANE_HEAD
+_BODY: int = lib.FCGI_LANE_BODY
 _END_MASK = _HEAD - 1
 _ID: int = lib.FCGI_LANE_ID
 _ID_MASK = 0xFFFF
@@ -208,6 +209,7 @@ class LaneAcceptor(Acceptor):
             _RECV_SIZE,
             min(limits.max_params, 0xFFFFFFFF),
             min(limits.max_params_bytes, 0xFFFFFFFF),
+            min(settings.spool, 0xFFFFFFFF),
         )
         if made == ffi.NULL:
             raise MemoryError("no memory for the connections")
@@ -263,13 +265,23 @@ class LaneAcceptor(Acceptor):
             _RESPONDER,
             turn >> _ID & _ID_MASK,
             None,
-            NO_INPUT,
+            self._body() if turn & _BODY else NO_INPUT,
         )
         request.params_list = self.window[: (turn & _END_MASK) - _CONTENT]
         request.is_head = turn & _HEAD != 0
         request.dispatched = True
         self.given = request
         return request
+
+    def _body(self) -> InputBuffer:
+        """Make the body of the request that C has given last."""
+        found = lib.fcgi_lane_body(self.lane)
+        body = InputBuffer()
+        body.append(
+            self._buffer[found >> 32 : found & 0xFFFFFFFF], self._settings.spool
+        )
+        body.ended = True
+        return body
 
     # One turn
 

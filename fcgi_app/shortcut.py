@@ -178,6 +178,8 @@ class Shortcut:
 
     def _begin(self, parts: list[bytes]) -> int:
         """Wait for a request while none is open: what C says of it, 0 for nothing."""
+        if self._loop.is_busy:
+            return 0
         with self._lock:  # somebody may be making a Request of the one before
             self._parts = parts
         if not self._acceptor.is_quiet or self._loop.is_busy:
@@ -278,7 +280,7 @@ class Shortcut:
 
     @property
     def stdin(self) -> BinaryIO | None:
-        """The body: none."""
+        """The body."""
         request = self.promote()
         return None if request is None else request.stdin
 

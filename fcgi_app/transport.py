@@ -180,16 +180,26 @@ class Transport(SendingLink):
         params: dict[bytes, bytes],
         content: bytes,
         varied: Varied | None = None,
+        body: bytes = b"",
     ) -> None:
-        """Act on a request that has come with the end of its body, mostly without."""
+        """Act on a request that has come with all of its body, mostly without any."""
         request = Request(
-            self, self._settings, state.role, state.request_id, params, NO_INPUT
+            self,
+            self._settings,
+            state.role,
+            state.request_id,
+            params,
+            self._make_input() if body else NO_INPUT,
         )
         request.params_content = content
         request.varied = varied
         request.state = state
         self.requests.append(request)
-        if params.get(b"CONTENT_LENGTH"):
+        if body:
+            self._keep_input(request, request._body, body)
+        if request.finished:
+            return  # there is no room for it
+        if body or params.get(b"CONTENT_LENGTH"):
             request._input_ended()
         self._ready(request)
 

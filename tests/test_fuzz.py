@@ -69,6 +69,8 @@ def test_whole_seeds_are_whole() -> None:
     assert whole == {
         "nginx",
         "not-kept",
+        "body",
+        "padded-body",
         "greatest-id",
         "padding",
         "most-padding",

@@ -178,19 +178,22 @@ def test_is_short(pair: Pair) -> None:
             assert short is None or body == short
 
 
-def test_body(pair: Pair) -> None:
-    """Requests with bodies, which take the long way, and those without, by turns."""
+@pytest.mark.parametrize("size", [4, 70_000], ids=["short", "long"])
+def test_body(pair: Pair, size: int) -> None:
+    """Requests with bodies, of which the long take the long way, and others, by turns."""
     with ExitStack() as stack:
         wires = connect(pair, stack)
+        found = b""
         for number in range(6):
             pair.ask(wires, [(b"REQUEST_URI", b"/%d" % number)])
             for wire, worker, fd in zip(wires, pair.workers, pair.go_on, strict=True):
-                pairs = [(b"CONTENT_LENGTH", b"4"), (b"REQUEST_URI", b"/body")]
-                wire.send(whole_request(1, pairs, b"body", keep=True))
-                assert worker.wait_for(state="running").content_length == 4
+                pairs = [(b"CONTENT_LENGTH", b"%d" % size), (b"REQUEST_URI", b"/body")]
+                wire.send(whole_request(1, pairs, bytes(size), keep=True))
+                assert worker.wait_for(state="running").content_length == size
                 os.write(fd, b"x")
-                wire.answer()
+                found = wire.answer().body  # at last, the native one's
                 worker.wait_for(state="idle", requests=2 * number + 2)
+    assert (found == SHORT) == (size == 4)
 
 
 def test_server_in_the_middle_of_a_request(tmp_path: Path, board: Scoreboard) -> None:

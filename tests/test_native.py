@@ -99,7 +99,7 @@ class TestParams:
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """A request without a body, in the form that has the short way or nearly."""
+    """A request in one piece, in the form that has the short way or nearly."""
     request_id = draw(st.sampled_from([1, 2, 256, 65535, 0]))
     content = draw(LISTS)
     padding = draw(st.sampled_from([0, 0, 1, 7, 255]))
@@ -113,17 +113,35 @@ def requests(draw: st.DrawFn) -> bytes:
             ),
             head + bytes((padding, 0)) + content + bytes(padding),
             build_record(RecordType.PARAMS, request_id),
+            draw(
+                st.sampled_from(
+                    [
+                        b"",
+                        b"",
+                        build_record(RecordType.STDIN, request_id, b"body"),
+                        build_record(RecordType.STDIN, request_id, b"b" * 300, 200),
+                        build_record(RecordType.STDIN, request_id, b"", 8),
+                        build_record(RecordType.STDIN, 7, b"another one's"),
+                    ]
+                )
+            ),
             build_record(RecordType.STDIN, request_id),
         )
     )
 
 
-def scan_in_c(content: bytes) -> tuple[int, int, bytes, int] | None:
+def scan_in_c(content: bytes) -> tuple[int, int, bytes, bytes, int] | None:
     whole = ffi.new("struct fcgi_whole *")
     if not lib.fcgi_scan_whole(content, len(content), whole):
         return None
     stop = whole.content + whole.content_length
-    return whole.request_id, whole.keep, content[whole.content : stop], whole.end
+    return (
+        whole.request_id,
+        whole.keep,
+        content[whole.content : stop],
+        content[whole.body : whole.body + whole.body_length],
+        whole.end,
+    )
 
 
 class TestWhole:

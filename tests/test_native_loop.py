@@ -138,6 +138,9 @@ def programs(draw: st.DrawFn) -> bytes:
     return "\n".join(parts).encode()
 
 
+BODIES = [b"b", b"body\nof two", b"body\nof two", b"line\n" * 999, b"long" * 40_000]
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
     """One request, all of it."""
@@ -160,9 +163,10 @@ def requests(draw: st.DrawFn) -> bytes:
             max_size=3,
         )
     )
-    body = draw(st.sampled_from([b""] * 4 + [b"body\nof two"]))
+    body = draw(st.sampled_from([b""] * 4 + BODIES))
     if body:
-        pairs.append((b"CONTENT_LENGTH", b"%d" % len(body)))
+        said = draw(st.sampled_from([0] * 6 + [1, -1]))
+        pairs.append((b"CONTENT_LENGTH", b"%d" % (len(body) + said)))
     return whole_request(1, pairs, body, keep=draw(st.booleans()))
 
 

@@ -305,17 +305,17 @@ int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t 
 }
 
 int64_t fcgi_environ_show_usual(struct fcgi_environ *env, const uint8_t *list, size_t size,
-				size_t most, struct fcgi_slot *slot)
+				size_t most, uint32_t body, struct fcgi_slot *slot)
 {
 	int64_t number = find_layout(env, list, size);
 
 	if (number <= 0 || env->latest->count > most ||
-	    !layout_is_usual(env->latest, list, env->pairs) ||
+	    !layout_is_usual(env->latest, list, env->pairs, body) ||
 	    (slot && !slot_takes(slot, env->latest, list, env->pairs)) ||
 	    !show_latest(env, list, size))
 		return 0;
 	if (slot)
-		slot_begins(slot, env->latest, list, env->pairs);
+		slot_begins(slot, env->latest, list, env->pairs, body);
 	return number;
 }
 

@@ -82,30 +82,42 @@ static inline int fcgi_next_pair(const uint8_t *list, size_t size, size_t *posit
  * there is not room enough, a NUL in the list, or the list is malformed or empty. */
 int64_t fcgi_join_params(const uint8_t *list, size_t size, uint8_t *out, size_t room);
 
-/* --- whole.c: a request without a body in one piece ------------------------------- */
+/* --- whole.c: a request in one piece ------------------------------------------------- */
 
 struct fcgi_whole {
 	uint32_t request_id;
 	uint32_t keep;           /* FCGI_KEEP_CONN or 0 */
 	uint32_t content;        /* where the content of PARAMS begins */
 	uint32_t content_length;
+	uint32_t body;           /* where the content of STDIN begins */
+	uint32_t body_length;    /* 0: there is none */
 	uint32_t end;            /* where the request ends */
 };
 
 /* What is to be known of its params, whose values these are: whether only a head is asked
- * for, and whether a body was to come, or something else that is to be logged. */
+ * for, and whether the body is as long as announced, so that nothing is to be logged. */
 static inline int fcgi_is_head(const uint8_t *method, size_t size)
 {
 	return size == 4 && !memcmp(method, "HEAD", 4);
 }
 
-static inline int fcgi_has_body(const uint8_t *content_length, size_t size)
+static inline int fcgi_is_length(const uint8_t *content_length, size_t size, uint32_t body)
 {
-	return size && !(size == 1 && *content_length == '0');
+	uint32_t number = 0;
+	size_t i;
+
+	if (size > 5)
+		return 0;
+	for (i = 0; i < size; i++) {
+		if (content_length[i] < '0' || content_length[i] > '9')
+			return 0;
+		number = 10 * number + (content_length[i] - '0');
+	}
+	return number == body;
 }
 
 /* 1: data begins with a responder's request as nginx, Apache and lighttpd send it:
- * begin-request, one PARAMS record, the ends of PARAMS and STDIN. */
+ * begin-request, one PARAMS record and its end, one STDIN record or none, and its end. */
 int fcgi_scan_whole(const uint8_t *data, size_t size, struct fcgi_whole *whole);
 
 /* --- body.c: a long body ------------------------------------------------------------ */
@@ -163,14 +175,14 @@ void fcgi_environ_forget(struct fcgi_environ *env);
  * has changed. */
 int64_t fcgi_environ_show(struct fcgi_environ *env, const uint8_t *list, size_t size);
 
-/* The same in one walk for the params of a request without a body, in a buffer that has
- * FCGI_SLACK bytes behind them, while environ is the process's: 0 if they are not usual,
- * where that may be true of lists that are only rare. most: pairs. slot: where it is noted
- * that the request begins, unless NULL. */
+/* The same in one walk for the params of a request whose body has so many bytes, in a
+ * buffer that has FCGI_SLACK bytes behind them, while environ is the process's: 0 if they
+ * are not usual, where that may be true of lists that are only rare. most: pairs. slot:
+ * where it is noted that the request begins, unless NULL. */
 enum { FCGI_SLACK = 8 };
 struct fcgi_slot;
 int64_t fcgi_environ_show_usual(struct fcgi_environ *env, const uint8_t *list, size_t size,
-				size_t most, struct fcgi_slot *slot);
+				size_t most, uint32_t body, struct fcgi_slot *slot);
 
 /* From now on, note where the value of this name is whenever a list of the layout is
  * shown: in which place of fcgi_environ_hot; -1: the name or the layout is not shown, or
@@ -198,10 +210,11 @@ struct fcgi_lane;
 enum fcgi_turn {
 	/* Greater than 0: a whole request is there. The lowest bits are the end of its
 	 * PARAMS, which begin at FCGI_LANE_CONTENT of the buffer, with a pair FCGI_ROLE
-	 * behind them; FCGI_LANE_HEAD is set if its method is HEAD; from bit FCGI_LANE_ID
-	 * on its id follows. */
+	 * behind them; FCGI_LANE_HEAD is set if its method is HEAD, FCGI_LANE_BODY if it
+	 * has a body; from bit FCGI_LANE_ID on its id follows. */
 	FCGI_LANE_CONTENT = 24,
 	FCGI_LANE_HEAD = 1 << 24,
+	FCGI_LANE_BODY = 1 << 25,
 	FCGI_LANE_ID = 32,
 	FCGI_TURN_NONE = 0,    /* nothing came in time, or a signal did */
 	FCGI_TURN_OTHER = -1,  /* an event on a descriptor that is not the lane's */
@@ -210,9 +223,10 @@ enum fcgi_turn {
 	FCGI_TURN_BROKEN = -4, /* epoll_wait(2) failed */
 };
 
-/* A lane on the caller's epoll instance, whose reads are of room bytes. */
+/* A lane on the caller's epoll instance, whose reads are of room bytes. Requests with
+ * more than most_body bytes of a body are not given whole. */
 struct fcgi_lane *fcgi_lane_new(int epoll_fd, uint32_t room, uint32_t most_params,
-				uint32_t most_bytes);
+				uint32_t most_bytes, uint32_t most_body);
 void fcgi_lane_free(struct fcgi_lane *lane);
 
 /* Accept on a socket, which the caller watches; 0: there are too many. */
@@ -225,10 +239,12 @@ void fcgi_lane_unlisten(struct fcgi_lane *lane);
 int64_t fcgi_lane_next(struct fcgi_lane *lane, int timeout, int busy);
 
 /* What goes with the result: the bytes received, and how many; whether the connection
- * of a whole request is to be kept; descriptor and epoll's events; the errno. */
+ * of a whole request is to be kept; where its body lies in the buffer, << 32 | where that
+ * ends; descriptor and epoll's events; the errno. */
 uint8_t *fcgi_lane_buffer(struct fcgi_lane *lane);
 uint32_t fcgi_lane_received(const struct fcgi_lane *lane);
 uint32_t fcgi_lane_keep(const struct fcgi_lane *lane);
+int64_t fcgi_lane_body(const struct fcgi_lane *lane);
 int fcgi_lane_other(const struct fcgi_lane *lane);
 uint32_t fcgi_lane_events(const struct fcgi_lane *lane);
 int fcgi_lane_error(const struct fcgi_lane *lane);

@@ -32,7 +32,7 @@ enum {
 };
 
 struct fcgi_lane *fcgi_lane_new(int epoll_fd, uint32_t room, uint32_t most_params,
-				uint32_t most_bytes)
+				uint32_t most_bytes, uint32_t most_body)
 {
 	struct fcgi_lane *lane = calloc(1, sizeof *lane);
 
@@ -47,6 +47,7 @@ struct fcgi_lane *fcgi_lane_new(int epoll_fd, uint32_t room, uint32_t most_param
 	lane->room = room;
 	lane->most_params = most_params;
 	lane->most_bytes = most_bytes;
+	lane->most_body = most_body;
 	lane->most = UINT32_MAX;
 	lane->fd = lane->oldest = lane->newest = NOTHING;
 	return lane;
@@ -104,6 +105,13 @@ int fcgi_lane_error(const struct fcgi_lane *lane)
 uint32_t fcgi_lane_keep(const struct fcgi_lane *lane)
 {
 	return lane->whole.keep;
+}
+
+int64_t fcgi_lane_body(const struct fcgi_lane *lane)
+{
+	int64_t begin = lane->whole.body;
+
+	return begin << 32 | (begin + lane->whole.body_length);
 }
 
 uint32_t fcgi_lane_count(const struct fcgi_lane *lane)
@@ -181,7 +189,8 @@ static int check_params(const struct fcgi_lane *lane, const uint8_t *list, size_
 		if (is_name(list, &pair, "REQUEST_METHOD", 14))
 			*is_head = fcgi_is_head(value, pair.value_length);
 		else if (is_name(list, &pair, "CONTENT_LENGTH", 14) &&
-			 fcgi_has_body(value, pair.value_length))
+			 !fcgi_is_length(value, pair.value_length,
+					 lane->whole.body_length))
 			return 0;
 	}
 	return !more;
@@ -196,6 +205,24 @@ static int64_t give(struct fcgi_lane *lane, int64_t turn, int fd, uint8_t watche
 	return lane->turn = turn;
 }
 
+/* Have the body begin behind what has been put behind the params, in place of what was. */
+static void move_body(struct fcgi_lane *lane, const uint8_t *behind, const uint8_t *was)
+{
+	struct fcgi_whole *whole = &lane->whole;
+	uint8_t *body = lane->buffer + whole->body;
+	size_t from = (size_t)(body - behind), lost;
+
+	if (from >= ROLE_SIZE)
+		return;
+	/* There is room: the end of STDIN, which nobody needs any more, is longer. */
+	lost = ROLE_SIZE - from;
+	if (lost > whole->body_length)
+		lost = whole->body_length;
+	memmove(body + ROLE_SIZE - from + lost, body + lost, whole->body_length - lost);
+	memcpy(body + ROLE_SIZE - from, was + from, lost);
+	whole->body += (uint32_t)(ROLE_SIZE - from);
+}
+
 /* Look at a whole request in the buffer: its turn; 0: there is something unusual in it. */
 static int64_t look_at_whole(struct fcgi_lane *lane)
 {
@@ -205,18 +232,23 @@ static int64_t look_at_whole(struct fcgi_lane *lane)
 	int is_head = 0;
 
 	lane->shown = 0;
+	if (lane->whole.body_length > lane->most_body)
+		return 0;
 	memcpy(was, behind, ROLE_SIZE);
 	memcpy(behind, ROLE, ROLE_SIZE);
 	if (lane->is_step && size <= lane->most_bytes)
 		lane->shown = fcgi_environ_show_usual(lane->environ, list, size + ROLE_SIZE,
 						      (size_t)lane->most_params + 1,
-						      lane->slot);
+						      lane->whole.body_length, lane->slot);
 	if (!lane->shown && !check_params(lane, list, size, &is_head)) {
 		memcpy(behind, was, ROLE_SIZE);
 		return 0;
 	}
+	if (lane->whole.body_length)
+		move_body(lane, behind, was);
 	return (int64_t)lane->whole.request_id << FCGI_LANE_ID |
 	       (is_head ? FCGI_LANE_HEAD : 0) |
+	       (lane->whole.body_length ? FCGI_LANE_BODY : 0) |
 	       (int64_t)(lane->whole.content + size + ROLE_SIZE);
 }
 

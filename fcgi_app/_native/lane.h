@@ -21,7 +21,7 @@ struct place {
 
 struct fcgi_lane {
 	int epoll_fd;
-	uint32_t room, most_params, most_bytes;
+	uint32_t room, most_params, most_bytes, most_body;
 	struct place *places; /* by descriptor */
 	int place_count;
 	int oldest, newest;

@@ -93,7 +93,7 @@ enum match layout_match(const struct layout *layout, const uint8_t *list, size_t
 }
 
 int layout_is_usual(const struct layout *layout, const uint8_t *list,
-		    const struct fcgi_pair *pairs)
+		    const struct fcgi_pair *pairs, uint32_t body)
 {
 	const struct fcgi_pair *pair = &pairs[layout->method];
 
@@ -104,7 +104,7 @@ int layout_is_usual(const struct layout *layout, const uint8_t *list,
 		return 0;
 	pair = &pairs[layout->length];
 	return layout->length == layout->count ||
-	       !fcgi_has_body(list + pair->value, pair->value_length);
+	       fcgi_is_length(list + pair->value, pair->value_length, body);
 }
 
 size_t layout_index(const struct layout *layout, const uint8_t *name, size_t name_length)

@@ -37,9 +37,10 @@ enum match {
 enum match layout_match(const struct layout *layout, const uint8_t *list, size_t size,
 			struct fcgi_pair *pairs);
 
-/* Whether it is the list of a request that has no body and is to be answered with one. */
+/* Whether it is the list of a request whose body has so many bytes, and that is to be
+ * answered with one. */
 int layout_is_usual(const struct layout *layout, const uint8_t *list,
-		    const struct fcgi_pair *pairs);
+		    const struct fcgi_pair *pairs, uint32_t body);
 
 /* Which pair of a layout is shown under a name; its count: none. */
 size_t layout_index(const struct layout *layout, const uint8_t *name, size_t name_length);

@@ -95,13 +95,13 @@ int slot_takes(const struct fcgi_slot *slot, const struct layout *layout,
 }
 
 void slot_begins(struct fcgi_slot *slot, const struct layout *layout, const uint8_t *list,
-		 const struct fcgi_pair *pairs)
+		 const struct fcgi_pair *pairs, uint32_t body)
 {
 	struct text name = value_of(layout, layout->script_name, list, pairs);
 	struct text uri = value_of(layout, layout->uri, list, pairs);
 	struct text script = value_of(layout, layout->script_filename, list, pairs);
 	struct text length = value_of(layout, layout->length, list, pairs);
-	int64_t body = length.size ? 0 : -1; /* a usual request has no other */
+	int64_t announced = length.size ? (int64_t)body : -1; /* right, in a usual request */
 	uint32_t odd;
 
 	if (!uri.size)
@@ -116,7 +116,7 @@ void slot_begins(struct fcgi_slot *slot, const struct layout *layout, const uint
 	slot->started = now();
 	odd = open_slot(slot);
 	put_counts(slot, RUNNING, 1);
-	memcpy(slot->memory + LENGTH_AT, &body, sizeof body);
+	memcpy(slot->memory + LENGTH_AT, &announced, sizeof announced);
 	put_text(slot, METHOD_AT, URI_AT, value_of(layout, layout->method, list, pairs));
 	put_text(slot, URI_AT, SCRIPT_AT, uri);
 	put_text(slot, SCRIPT_AT, REMOTE_AT, script);

@@ -9,9 +9,10 @@
 int slot_takes(const struct fcgi_slot *slot, const struct layout *layout,
 	       const uint8_t *list, const struct fcgi_pair *pairs);
 
-/* Note that it begins, and that it has ended and the process waits for the next. */
+/* Note that it begins, with so many bytes of a body, and that it has ended and the process
+ * waits for the next. */
 void slot_begins(struct fcgi_slot *slot, const struct layout *layout, const uint8_t *list,
-		 const struct fcgi_pair *pairs);
+		 const struct fcgi_pair *pairs, uint32_t body);
 void slot_ends(struct fcgi_slot *slot);
 
 #endif

@@ -1,4 +1,4 @@
-/* The short way of a request without a body, in one piece: most of what comes. */
+/* The short way of a request in one piece, with a short body or none: most of what comes. */
 #include "fcgi.h"
 
 static uint32_t two(const uint8_t *bytes)
@@ -15,9 +15,9 @@ static int is_end(const uint8_t *header, uint8_t type, uint32_t request_id)
 
 int fcgi_scan_whole(const uint8_t *data, size_t size, struct fcgi_whole *whole)
 {
-	const uint8_t *begin = data, *params = data + 2 * FCGI_HEADER_LEN;
-	uint32_t request_id, length;
-	size_t ends;
+	const uint8_t *begin = data, *params = data + 2 * FCGI_HEADER_LEN, *body;
+	uint32_t request_id, length, body_length;
+	size_t ends, last;
 
 	if (size < 5 * FCGI_HEADER_LEN)
 		return 0;
@@ -31,14 +31,27 @@ int fcgi_scan_whole(const uint8_t *data, size_t size, struct fcgi_whole *whole)
 	    two(params + 2) != request_id || !length)
 		return 0;
 	ends = (size_t)3 * FCGI_HEADER_LEN + length + params[6];
-	if (ends + 2 * FCGI_HEADER_LEN > size ||
-	    !is_end(data + ends, FCGI_PARAMS, request_id) ||
-	    !is_end(data + ends + FCGI_HEADER_LEN, FCGI_STDIN, request_id))
+	if (ends + 2 * FCGI_HEADER_LEN > size || !is_end(data + ends, FCGI_PARAMS, request_id))
+		return 0;
+	last = ends + FCGI_HEADER_LEN;
+	body = data + last;
+	body_length = two(body + 4);
+	if (body_length) {
+		if (body[0] != FCGI_VERSION_1 || body[1] != FCGI_STDIN ||
+		    two(body + 2) != request_id)
+			return 0;
+		last += (size_t)FCGI_HEADER_LEN + body_length + body[6];
+		if (last + FCGI_HEADER_LEN > size)
+			return 0;
+	}
+	if (!is_end(data + last, FCGI_STDIN, request_id))
 		return 0;
 	whole->request_id = request_id;
 	whole->keep = begin[FCGI_HEADER_LEN + 2] & FCGI_KEEP_CONN;
 	whole->content = 3 * FCGI_HEADER_LEN;
 	whole->content_length = length;
-	whole->end = (uint32_t)(ends + 2 * FCGI_HEADER_LEN);
+	whole->body = (uint32_t)ends + 2 * FCGI_HEADER_LEN;
+	whole->body_length = body_length;
+	whole->end = (uint32_t)last + FCGI_HEADER_LEN;
 	return 1;
 }

@@ -43,6 +43,8 @@ _RESPONDER = int(Role.RESPONDER)
 _COMPLETE = State.COMPLETE
 _BEGIN = int(RecordType.BEGIN_REQUEST)
 
+Whole = tuple[RequestState, dict[bytes, bytes], bytes, Varied | None, bytes]
+
 
 class Connection(Receiving):
     """The state of one connection; see the module's docstring.
@@ -98,32 +100,31 @@ class Connection(Receiving):
         """
         whole = self.receive_whole(data)
         if whole is not None:
-            request, params, content, _ = whole
-            return [ParamsReceived(request, params, content), StdinEnded(request)]
+            events: list[Event] = []
+            self._append(whole, events)
+            return events
         return self.receive_part(data)
 
-    def receive_whole(
-        self, data: bytes
-    ) -> tuple[RequestState, dict[bytes, bytes], bytes, Varied | None] | None:
+    def receive_whole(self, data: bytes) -> Whole | None:
         """Take ``data`` if that is a whole request and nothing else is under way.
 
-        The short way of ``receive_data`` for a request without a body: the end of its
-        STDIN is in ``data``, too.
+        The short way of ``receive_data`` for a request without a body, or with a short
+        one: the end of its STDIN is in ``data``, too.
 
         Returns:
-            What is in ``ParamsReceived``, and how the params vary from the usual ones
-            if they do. None: nothing was taken; use ``receive_part``.
+            What is in ``ParamsReceived``, how the params vary from the usual ones if
+            they do, and the body. None: nothing was taken; use ``receive_part``.
         """
         if self._requests or self._pending or self._left or self._skip or self.error:
             return None
         found = scan_whole(data)
-        if found is None or found[3] != len(data):
+        if found is None or found[4] != len(data):
             return None
         return self._take_whole(*found)
 
     def _take_whole(
-        self, request_id: int, keep_conn: int, content: bytes, end: int
-    ) -> tuple[RequestState, dict[bytes, bytes], bytes, Varied | None] | None:
+        self, request_id: int, keep_conn: int, content: bytes, body: bytes, end: int
+    ) -> Whole | None:
         """Begin what `scan_whole` has found; None: let the state machine do it."""
         limits = self.limits
         try:
@@ -133,7 +134,15 @@ class Connection(Receiving):
         if len(content) > limits.max_params_bytes or len(params) > limits.max_params:
             return None
         request = self.resume(request_id, keep_conn != 0)
-        return request, params, content, varied
+        return request, params, content, varied, body
+
+    @staticmethod
+    def _append(whole: Whole, events: list[Event]) -> None:
+        request, params, content, _, body = whole
+        events.append(ParamsReceived(request, params, content))
+        if body:
+            events.append(StdinReceived(request, body))
+        events.append(StdinEnded(request))
 
     def resume(self, request_id: int, keep_conn: bool) -> RequestState:
         """Go on with a responder's request that has come whole, elsewhere."""
@@ -245,10 +254,8 @@ class Connection(Receiving):
         whole = self._take_whole(*found)
         if whole is None:
             return 0
-        request, params, content, _ = whole
-        events.append(ParamsReceived(request, params, content))
-        events.append(StdinEnded(request))
-        return found[3]
+        self._append(whole, events)
+        return found[4]
 
     def _continue(self, data: bytes, events: list[Event]) -> int:
         """Go on with a record whose content came in pieces; return the position."""

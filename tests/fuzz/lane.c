@@ -50,6 +50,8 @@ static int64_t turn;
 static size_t send_limit, recv_limit;
 static int send_error;
 static struct client *asked_by;
+static uint8_t raw[65536]; /* what has been received last */
+static size_t raw_size;
 
 static ssize_t cut_send(int fd, const void *data, size_t size, int flags)
 {
@@ -71,8 +73,15 @@ static ssize_t cut_send(int fd, const void *data, size_t size, int flags)
 
 static ssize_t cut_recv(int fd, void *data, size_t size, int flags)
 {
-	CHECK(flags == MSG_DONTWAIT);
-	return recv(fd, data, size < recv_limit ? size : recv_limit, flags);
+	ssize_t got;
+
+	CHECK(flags == MSG_DONTWAIT && size <= sizeof raw);
+	got = recv(fd, data, size < recv_limit ? size : recv_limit, flags);
+	if (got > 0) {
+		raw_size = (size_t)got;
+		memcpy(raw, data, raw_size);
+	}
+	return got;
 }
 
 static int short_poll(struct pollfd *fds, nfds_t count, int timeout)
@@ -195,19 +204,28 @@ static size_t put(uint8_t *to, unsigned type, unsigned id, const void *content, 
 	return size + 8;
 }
 
-/* A whole request; how: its id, keep, method and one byte that is to be wrong. */
-static void send_request(struct client *client, uint8_t how)
+/* A whole request; how: its id, keep, method and one byte that is to be wrong; its body:
+ * how long, and above that the padding of PARAMS. */
+static void send_request(struct client *client, uint8_t how, uint8_t body)
 {
 	static const char *const lists[4] = {
 		"\x0e\x03REQUEST_METHODGET", "\x0e\x04REQUEST_METHODHEAD",
 		"\x0e\x01" "CONTENT_LENGTH0", "\x0e\x01" "CONTENT_LENGTH7"};
+	static const char text[] = "0123456789abcdef0123456789abcdef";
 	uint8_t begin[8] = {0, 1, how & 1}, bytes[256];
+	size_t params, padding = body >> 5;
 	const char *list = lists[how >> 1 & 3];
 	unsigned id = 1 + (how >> 3 & 1);
 	size_t size = put(bytes, 1, id, begin, 8);
 
+	params = size;
 	size += put(bytes + size, 4, id, list, strlen(list));
+	memset(bytes + size, 0xee, padding);
+	bytes[params + 6] = (uint8_t)padding;
+	size += padding;
 	size += put(bytes + size, 4, id, NULL, 0);
+	if (body & 0x1f)
+		size += put(bytes + size, 5, id, text, body & 0x1f);
 	size += put(bytes + size, 5, id, NULL, 0);
 	if (how & 0x10)
 		size -= how >> 5; /* cut; the rest never comes */
@@ -230,9 +248,8 @@ static void hold(int fd)
 		held[held_count++] = fd;
 }
 
-/* What was given, checked against a look at the bytes that have come. */
 /* What there is in the params that come: nothing unusual, whichever way they took. */
-static void check_params_given(const uint8_t *list, size_t size)
+static void check_params_given(const uint8_t *list, size_t size, uint32_t body)
 {
 	struct fcgi_pair pair;
 	size_t position = 0;
@@ -247,7 +264,7 @@ static void check_params_given(const uint8_t *list, size_t size)
 		if (pair.name_length != 14)
 			continue;
 		if (!memcmp(name, "CONTENT_LENGTH", 14))
-			CHECK(!pair.value_length || (pair.value_length == 1 && *value == '0'));
+			CHECK(fcgi_is_length(value, pair.value_length, body));
 		if (!memcmp(name, "REQUEST_METHOD", 14))
 			is_head = pair.value_length == 4 && !memcmp(value, "HEAD", 4);
 	}
@@ -272,22 +289,42 @@ static void check_shown(const uint8_t *list, size_t size)
 	fcgi_environ_restore(env);
 }
 
+static void check_body_given(const uint8_t *buffer, uint32_t end, const struct fcgi_whole *whole)
+{
+	uint64_t body = (uint64_t)fcgi_lane_body(lane);
+	uint32_t begins = (uint32_t)(body >> 32), ends = (uint32_t)body;
+
+	CHECK(!!(turn & FCGI_LANE_BODY) == !!whole->body_length);
+	CHECK(whole->body_length <= lane->most_body);
+	if (!whole->body_length)
+		return;
+	CHECK(begins >= end && ends - begins == whole->body_length);
+	CHECK(ends <= lane->received);
+	CHECK(!memcmp(buffer + begins, raw + whole->body, whole->body_length));
+}
+
+/* What was given, checked against a look at the bytes that have come. */
 static void check_given(void)
 {
 	const uint8_t *buffer = fcgi_lane_buffer(lane);
 	struct fcgi_whole whole;
 	uint32_t end = (uint32_t)turn & (FCGI_LANE_HEAD - 1);
 
-	CHECK(fcgi_scan_whole(buffer, fcgi_lane_received(lane), &whole) == 0 ||
-	      turn == FCGI_TURN_PART || end > whole.content);
-	if (turn <= 0)
+	if (turn <= 0) {
+		CHECK(!fcgi_lane_received(lane) || !memcmp(buffer, raw, raw_size));
 		return;
+	}
+	CHECK(fcgi_scan_whole(raw, raw_size, &whole) && whole.end == raw_size);
 	CHECK(end >= FCGI_LANE_CONTENT + ROLE_SIZE);
 	CHECK(end <= lane->room + ROLE_SIZE);
 	CHECK(!memcmp(buffer + end - ROLE_SIZE, ROLE, ROLE_SIZE));
 	CHECK((uint64_t)turn >> FCGI_LANE_ID == buffer[2] * 256u + buffer[3]);
 	CHECK(fcgi_lane_keep(lane) == (buffer[10] & 1u));
-	check_params_given(buffer + FCGI_LANE_CONTENT, end - ROLE_SIZE - FCGI_LANE_CONTENT);
+	CHECK(end - ROLE_SIZE - FCGI_LANE_CONTENT == whole.content_length);
+	CHECK(!memcmp(buffer + FCGI_LANE_CONTENT, raw + whole.content, whole.content_length));
+	check_params_given(buffer + FCGI_LANE_CONTENT, whole.content_length,
+			   whole.body_length);
+	check_body_given(buffer, end, &whole);
 }
 
 static void next(uint8_t how)
@@ -408,7 +445,7 @@ static void start(uint8_t how)
 	CHECK(!listen(listener, CLIENTS));
 	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	lane = fcgi_lane_new(epoll_fd, how & 1 ? 59 : 65536 /* 59: one whole request */, how & 2 ? 1 : 1000,
-			     how & 4 ? 20 : 65536);
+			     how & 4 ? 20 : 65536, how & 8 ? 3 : 65536);
 	CHECK(lane);
 	if (!env)
 		env = fcgi_environ_new();
@@ -447,7 +484,7 @@ static const uint8_t *step(const uint8_t *data, const uint8_t *end)
 	static const int errors[4] = {0, EAGAIN, EPIPE, ECONNRESET};
 	size_t size;
 
-	switch (what % 18) {
+	switch (what % 19) {
 	case 0:
 		connect_client(client);
 		break;
@@ -462,7 +499,12 @@ static const uint8_t *step(const uint8_t *data, const uint8_t *end)
 	case 2:
 	case 3:
 		connect_client(client);
-		send_request(client, data < end ? *data++ : 0);
+		send_request(client, data < end ? *data++ : 0, 0);
+		break;
+	case 18:
+		connect_client(client);
+		size = data < end ? *data++ : 0;
+		send_request(client, (uint8_t)size, data < end ? *data++ : 0);
 		break;
 	case 4:
 		close_client(client);

@@ -83,6 +83,17 @@ def _whole() -> dict[str, bytes]:
         "most-padding": request(NGINX, padding=255),
         "authorizer": request(NGINX, role=Role.AUTHORIZER),
         "body": request(NGINX, body=b"body"),
+        "body-cut": request(NGINX, body=b"body")[:-10],
+        "body-without-end": request(NGINX, body=b"body")[:-8],
+        "two-records-of-body": request(NGINX)[:-8]
+        + build_record(RecordType.STDIN, 1, b"one")
+        + build_stream(RecordType.STDIN, 1, b"two", end=True),
+        "padded-body": request(NGINX)[:-8]
+        + build_record(RecordType.STDIN, 1, b"body", 4)
+        + build_record(RecordType.STDIN, 1),
+        "body-of-another": request(NGINX)[:-8]
+        + build_record(RecordType.STDIN, 2, b"body")
+        + build_record(RecordType.STDIN, 1),
         "two-requests": plain + request(NGINX, 2),
         "one-byte-missing": plain[:-1],
         "one-byte-more": plain + b"\x01",
@@ -153,6 +164,8 @@ def _environ() -> dict[str, bytes]:
         "usual-head": learn + _listed(_SHOW_USUAL, build_params(_changed("HEAD"))),
         "usual-with-body": learn
         + _listed(_SHOW_USUAL, build_params(_changed("GET", "1"))),
+        "usual-with-its-body": learn
+        + _listed(_SHOW_USUAL, build_params(_changed("POST", "12"))),
         "usual-two-lengths": _listed(_LEARN, two, b"") + _listed(_SHOW_USUAL, two),
         "never-learnt": _listed(_SHOW, plain),
         "other-values": _listed(_LEARN, short, b"") + _listed(_SHOW, other),
@@ -177,8 +190,8 @@ _PLAIN = b"\0"
 _CONNECT, _BYTES, _REQUEST, _CLOSE, _SHUT, _NEXT, _ANSWER, _RELEASE, _ADOPT = (
     bytes([number]) for number in (0, 1, 2, 4, 5, 6, 8, 10, 11)
 )
-_OLDEST, _LIMIT, _DRAIN, _SEND_LIMIT, _RECV_LIMIT, _CHANGE = (
-    bytes([number]) for number in (12, 13, 14, 15, 16, 17)
+_OLDEST, _LIMIT, _DRAIN, _SEND_LIMIT, _RECV_LIMIT, _CHANGE, _POST = (
+    bytes([number]) for number in (12, 13, 14, 15, 16, 17, 18)
 )
 
 
@@ -188,6 +201,14 @@ def _asked(client: int, how: int) -> bytes:
 
 def _stepped(client: int, how: int) -> bytes:
     return _REQUEST + bytes([client, how]) + _NEXT + b"\x02"
+
+
+_PADDED = [padding << 5 | 5 for padding in range(8)]
+
+
+def _posted(client: int, how: int, body: int, looks: bytes = b"\0") -> bytes:
+    posted = _POST + bytes([client, how, body]) + _NEXT + looks
+    return posted + _ANSWER + b"\x02" + _DRAIN + bytes([client])
 
 
 def _changed_length(request: bytes) -> bytes:
@@ -258,6 +279,11 @@ def _lane() -> dict[str, bytes]:
         + _sent(0, _changed_length(get))
         + _NEXT
         + b"\0",
+        "body": _PLAIN + _posted(0, 1, 7) + _posted(0, 7, 7) + _posted(1, 7, 31),
+        "body-of-one-byte": _PLAIN + _posted(0, 1, 1),
+        "body-behind-padding": _PLAIN + b"".join(_posted(0, 1, n) for n in _PADDED),
+        "body-of-a-step": _PLAIN + (_posted(0, 1, 9, b"\x02")) * 3,
+        "body-is-too-long": b"\x08" + _posted(0, 1, 3) + _posted(1, 1, 4),
         "busy": _PLAIN + _REQUEST + b"\0\x01" + (_NEXT + b"\x01") * 3,
     }
 

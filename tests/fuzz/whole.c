@@ -34,7 +34,7 @@ static int is_end(const struct record *record, unsigned type, unsigned id, uint8
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct record begin, params, last, body;
+	struct record begin, params, last, body, end;
 	struct fcgi_whole whole;
 	uint8_t *copy = copy_of(data, size);
 	int expected;
@@ -46,15 +46,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		   params.id == begin.id && params.length &&
 		   a_record(copy, size, params.end, &last) &&
 		   is_end(&last, 4, begin.id, copy[params.end + 7]) &&
-		   a_record(copy, size, last.end, &body) &&
-		   is_end(&body, 5, begin.id, copy[last.end + 7]);
+		   a_record(copy, size, last.end, &body);
+	end = body;
+	if (expected && body.length)
+		expected = body.type == 5 && body.id == begin.id &&
+			   a_record(copy, size, body.end, &end);
+	expected = expected && is_end(&end, 5, begin.id, copy[end.content - 1]);
 	CHECK(fcgi_scan_whole(copy, size, &whole) == expected);
 	if (expected) {
 		CHECK(whole.request_id == begin.id);
 		CHECK(whole.keep == (copy[10] & 1u));
 		CHECK(whole.content == params.content);
 		CHECK(whole.content_length == params.length);
-		CHECK(whole.end == body.end);
+		CHECK(whole.body == body.content && whole.body_length == body.length);
+		CHECK(whole.end == end.end);
 	}
 	free(copy);
 	return 0;
