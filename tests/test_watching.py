@@ -428,6 +428,8 @@ class TestTraceback:
             for times in (1, 2):
                 os.kill(worker.process.pid, number)
                 self.wait_for_traceback(worker, "in sleep_deeply", times)
+                # The main thread's comes last: in the middle of one, none is begun.
+                self.wait_for_traceback(worker, "in <module>", times)
             assert end(wire) == b"done"
 
     def test_not_in_the_request(self, tmp_path: Path, board: Scoreboard) -> None:
