@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+from _thread import RLock  # threading has the same one, and loads more
 from collections import deque
+from contextlib import suppress
 from functools import cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import IO
+    from typing import IO, Any
 
     from .codec.records import Buffer
 
@@ -25,6 +28,10 @@ _KEPT = 4 << 20
 class InputBuffer:
     """A queue of bytes: appended as records arrive, read by the application.
 
+    A signal handler, or another thread, may receive while the application reads: one
+    appends, one takes. So threads wait for each other where it matters, and numbers are
+    changed without a call in between, for the sake of handlers.
+
     Whatever nobody reads while more than ``spool`` bytes wait goes to an unnamed
     temporary file. That happens when a web server interleaves requests (HAProxy), or
     sends a body while it takes no answer (mod_fcgid): FastCGI has no way to stop it.
@@ -40,7 +47,9 @@ class InputBuffer:
         "_chunks",
         "_file",
         "_in_file",
+        "_lock",
         "_read_at",
+        "_whole",
         "cut",
         "ended",
         "received",
@@ -51,7 +60,9 @@ class InputBuffer:
         self._chunks: deque[Buffer] = deque()
         self._file: IO[bytes] | None = None
         self._in_file = 0  # bytes of it that have not been read
+        self._lock: Any = RLock()  # signal handlers pass
         self._read_at = 0
+        self._whole: io.BytesIO | None = None  # where all that comes goes
         self.ended = False
         self.cut = False
         self.received = 0
@@ -60,39 +71,43 @@ class InputBuffer:
     def append(self, data: Buffer, spool: int) -> None:
         """Add ``data``; the buffer goes to disk beyond ``spool`` bytes.
 
-        What is not bytes may change after the next call of ``own``.
+        What is not bytes is copied.
 
         Raises:
             OSError: there can be no temporary file, or it cannot grow; nothing of
                 ``data`` has been added then.
         """
         added = len(data)
-        size = self.size + added
-        if self._file is None and size <= spool:
-            self._chunks.append(data)
-        else:
-            self._append_to_file(data)
-        self.received += added
-        self.size = size
+        with self._lock:
+            if self._whole is not None:
+                self._whole.write(data)
+            else:
+                if self._file is None and self.size + added <= spool:
+                    self._chunks.append(bytes(data))
+                else:
+                    self._append_to_file(data)
+                self.size += added
+            self.received += added
 
-    def own(self) -> None:
-        """Copy what is there and may change."""
-        if self._chunks:
-            fixed = [c if _is_fixed(c) else bytes(c) for c in self._chunks]
-            self._chunks = deque(fixed)
+    def gather(self, whole: io.BytesIO | None) -> None:
+        """Have all that comes from now on written to ``whole``, and none kept here.
+
+        None: keep it again. Does nothing while something is here that comes before.
+        """
+        with self._lock:
+            if not self._chunks and self._file is None:
+                self._whole = whole
 
     def _append_to_file(self, data: Buffer) -> None:
         if self._file is None:
             self._file = _open_temporary()
             self._read_at = 0
         _write_all(self._file, data, self._read_at + self._in_file)
-        self._in_file += len(data)
+        added = len(data)
+        self._in_file += added
 
     def take(self, limit: int) -> Buffer:
-        """Remove and return up to ``limit`` bytes; none when it is empty.
-
-        They are to be used, or copied, before anything else is received.
-        """
+        """Remove and return up to ``limit`` bytes; none when it is empty."""
         data: Buffer
         if self._chunks:
             data = self._chunks.popleft()
@@ -104,18 +119,21 @@ class InputBuffer:
             data = self._take_from_file(min(limit, self._in_file))
         else:
             return b""
-        self.size -= len(data)
+        taken = len(data)
+        self.size -= taken
         return data
 
     def _take_from_file(self, limit: int) -> bytes:
-        file = self._file
-        assert file is not None
-        data = os.pread(file.fileno(), limit, self._read_at)
-        self._read_at += len(data)
-        self._in_file -= len(data)
-        if not self._in_file:
-            file.close()
-            self._file = None
+        with self._lock:
+            file = self._file
+            assert file is not None
+            data = os.pread(file.fileno(), limit, self._read_at)
+            taken = len(data)
+            self._read_at += taken
+            self._in_file -= taken
+            if not self._in_file:
+                self._file = None
+                file.close()
         return data
 
     def to_file(self) -> IO[bytes]:
@@ -144,9 +162,11 @@ class InputBuffer:
         """Forget what has not been read."""
         self._chunks.clear()
         self.size = self._in_file = 0
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file = self._file
+        if file is not None:
+            with self._lock:
+                self._file = None
+                file.close()
 
 
 NO_INPUT = InputBuffer()
@@ -170,13 +190,11 @@ def keep_memory(size: int) -> None:
 def _raise_bound() -> None:
     """Free a block, which makes the bound twice its size (mallopt(3)), once.
 
-    It is never touched, so that it never has pages. Other allocators do nothing else.
+    It is never touched, so that it never has pages. Other allocators do nothing else,
+    nor does that of 32-bit machines.
     """
-    bytes(_KEPT)
-
-
-def _is_fixed(chunk: Buffer) -> bool:
-    return type(chunk.obj if type(chunk) is memoryview else chunk) is bytes
+    with suppress(MemoryError):
+        bytes(_KEPT)
 
 
 def _write_all(file: IO[bytes], data: Buffer, position: int) -> None:

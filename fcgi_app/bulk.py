@@ -6,10 +6,6 @@ from ._backend import ffi, lib
 from .codec.constants import HEADER_LEN
 from .protocol import Connection, RequestState, State
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .body import InputBuffer
-
 __all__ = ["BulkConnection", "Room", "borrow_room", "return_room"]
 
 _SIZE = 1 << 18
@@ -20,36 +16,27 @@ _rooms: list[Room] = []
 
 
 class Room:
-    """Memory that bodies are received in, one after the other.
+    """Memory that bodies are received in, one after the other."""
 
-    Attributes:
-        holder: the buffer that has been given what lies here, without a copy.
-    """
-
-    __slots__ = ("body", "holder", "numbers", "space", "view")
+    __slots__ = ("body", "numbers", "space", "view")
 
     def __init__(self) -> None:
         self.space = ffi.new("uint8_t[]", _SIZE)
         self.view = memoryview(ffi.buffer(self.space))
         self.body = ffi.new("struct fcgi_body *")
         self.numbers = memoryview(ffi.buffer(self.body)).cast("I")
-        self.holder: InputBuffer | None = None
 
 
 def borrow_room() -> Room:
-    """Give a room that nobody else uses; what has been received there is gone then."""
+    """Give a room that nobody else uses."""
     try:
-        room = _rooms.pop()
+        return _rooms.pop()
     except IndexError:
         return Room()
-    if room.holder is not None:
-        room.holder.own()
-        room.holder = None
-    return room
 
 
 def return_room(room: Room) -> None:
-    """Take a room back; what ``holder`` has in it stays until it is borrowed again."""
+    """Take a room back; what has been received there is not needed any more."""
     if not _rooms:
         _rooms.append(room)
 
@@ -61,7 +48,10 @@ class BulkConnection(Connection):
 
     @property
     def bulk(self) -> RequestState | None:
-        """The request of which nothing but STDIN is to be expected, if there is one."""
+        """The request whose body C can go on with; None: there is none.
+
+        Anything may come in its place: C stops there.
+        """
         request = self._stream
         if (
             request is None
@@ -71,13 +61,14 @@ class BulkConnection(Connection):
             return None
         return request
 
-    def receive_body(self, fd: int, room: Room) -> tuple[int, memoryview, bytes]:
-        """Receive once from ``fd``, without waiting, the body of ``bulk``.
+    def receive_body(self, fd: int, room: Room) -> tuple[int, memoryview]:
+        """Receive once from ``fd``, without waiting, and take the body of ``bulk``.
+
+        What comes behind that waits for ``receive_part``, if ``is_behind``.
 
         Returns:
-            How many bytes came (0: the end; less: an error number, negative); what of
-            them is of the body, in ``room``; what comes behind it, to be given to
-            ``receive_part``.
+            How many bytes came (0: the end; less: an error number, negative), and what
+            of them is of the body, in ``room``.
         """
         request, view = self._stream, room.view
         assert request is not None
@@ -95,7 +86,12 @@ class BulkConnection(Connection):
             room.body,
         )
         if came <= 0:
-            return came, view[:0], b""
-        self._pending = b""
+            return came, view[:0]
         self._left, self._skip, size, consumed = room.numbers
-        return came, view[:size], bytes(view[consumed : there + came])
+        self._pending = bytes(view[consumed : there + came])
+        return came, view[:size]
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a record has come behind the body."""
+        return len(self._pending) >= HEADER_LEN

@@ -94,24 +94,16 @@ class ProcessHooks:
                 self._signals.append(number)
 
     def _release_signals(self) -> None:
-        self._forget_signals()
-        if self._wakeup:
-            self._wakeup = False
-            signal.set_wakeup_fd(-1)
-
-    def _forget_signals(self) -> None:
-        """Have the system do what it does about those that are still ours."""
         for number in self._signals:
             if signal.getsignal(number) == self._stop:
                 signal.signal(number, signal.SIG_DFL)
         self._signals = []
+        if self._wakeup:
+            self._wakeup = False
+            signal.set_wakeup_fd(-1)
 
     def _stop(self, number: int, frame: object) -> None:
-        """Stop politely; the second time at once, and so in a forked child.
-
-        The second one is left to the system: Python would call nothing while the
-        application waits, if it came right before that.
-        """
+        """Stop politely; the second time at once, and so in a forked child."""
         acceptor = self._loop.acceptor
         mine = self._loop.owns_process()  # not so if it comes right behind a fork
         if acceptor is None or self._terminating or not mine:
@@ -119,7 +111,6 @@ class ProcessHooks:
             os.kill(os.getpid(), number)
         else:
             self._terminating = True
-            self._forget_signals()
             self._loop.stop()
 
     # The ways out

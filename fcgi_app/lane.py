@@ -3,7 +3,7 @@
 A request that has come in one piece, and is answered in one, needs no objects for its
 connection: one call into C waits, accepts, receives and looks through it, another one
 sends the answer and keeps or closes the connection. As soon as anything else happens, a
-body, a long response, an abort that somebody asks for, the connection becomes a
+long body, a long response, an abort that somebody asks for, the connection becomes a
 ``Transport`` like any other, and is served as it always was; when nothing is under way
 on it any more, it goes back.
 """
@@ -30,7 +30,6 @@ from .codec.params import build_params
 from .codec.records import Buffer
 from .filepart import FileSource
 from .link import Link
-from .protocol import RequestState
 from .request import Request
 from .settings import Settings
 from .transport import Transport
@@ -138,31 +137,24 @@ class _LaneTransport(Transport):
     _parser = BulkConnection
     _connection: BulkConnection
 
-    def receive(self) -> bool:
-        """Read once, without waiting, and act on it; whether anything was there."""
+    def _receive(self) -> bool:
         state = self._connection.bulk
-        if state is None or self.eof or self.closed or self.deaf or self.lingering:
-            return super().receive()
-        return self._receive_body(state)
-
-    def _receive_body(self, state: RequestState) -> bool:
-        """Do so where nothing but the body of a request is to be expected."""
+        if state is None or self.deaf or self.lingering:
+            return super()._receive()
         room = borrow_room()
         try:
-            came, content, behind = self._connection.receive_body(self.fd, room)
-            if came <= 0:
-                if -came in _NOTHING_YET:
-                    return False
+            came, content = self._connection.receive_body(self.fd, room)
+            if came > 0:
+                if content:
+                    self._take_stdin(state, content)
+            elif -came in _NOTHING_YET:
+                return False
+            else:
                 self._peer_ended()
-                return True
-            request = self._find(state)
-            if content and request is not None and not request.finished:
-                room.holder = request._body
-                self._take_stdin(request, content)
         finally:
             return_room(room)
-        if behind:
-            self._feed(behind)
+        if self._connection.is_behind:
+            self._feed(b"")
         return True
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     class Owner(Protocol):
         """Who holds the connections: the acceptor."""
 
+        stopping: bool
+        """No new request is taken."""
         recurring: RecurringParams
         """What the params of all connections have in common."""
 
@@ -68,12 +70,15 @@ class Link:
     """
 
     __slots__ = (
+        "_arrivals",
         "_connection",
         "_outlet",
         "_owner",
         "_peer",
         "_quiet",
+        "_receiver",
         "_settings",
+        "_waiter",
         "closed",
         "deaf",
         "eof",
@@ -113,6 +118,9 @@ class Link:
         self.eof = False
         self.keep = True
         self.lingering = False
+        self._receiver = 0  # the thread that receives
+        self._waiter = 0  # the one that waits for input; nobody else receives then
+        self._arrivals = 0  # how often something came
         self._quiet = False  # the last request's end leaves no input behind
         self.watched = 0  # for which events of the selector
         self.seen_bytes = False

@@ -8,7 +8,7 @@ import select
 import socket
 from _thread import RLock  # threading has the same one, and loads more
 from collections.abc import Callable
-from itertools import accumulate
+from itertools import accumulate, islice
 
 from .codec.records import Buffer
 from .filepart import FilePart, FileSource
@@ -231,7 +231,8 @@ class Outlet:
         if whole:
             del queue[:whole]
             return
-        ends = list(accumulate(map(len, queue)))
+        # No more have been tried to be sent, and of files' parts many may wait.
+        ends = list(accumulate(map(len, islice(queue, _MAX_BUFFERS))))
         done = sum(map(sent.__ge__, ends))
         if done:
             sent -= ends[done - 1]

@@ -87,9 +87,15 @@ class BodyReader(io.RawIOBase):
         # gone at once: together they would be as big again, and fresh memory, which
         # costs more than what is done with it.
         whole = io.BytesIO()
-        while piece:
-            whole.write(piece)
-            piece = self._read_piece()
+        source = self._source
+        try:
+            while piece:
+                whole.write(piece)
+                if not source.size:
+                    source.gather(whole)
+                piece = self._read_piece()
+        finally:
+            source.gather(None)
         keep_memory(whole.tell())
         return whole.getvalue()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from _thread import get_ident  # threading has the same one, and loads more
 from collections.abc import Callable
 from math import inf
 from time import monotonic
@@ -50,6 +51,9 @@ _RECV_SIZE = 65536
 _RECV_BODY_SIZE = 4 * _RECV_SIZE
 """While a body is coming. Linux keeps some 200 KiB for a socket."""
 _NOW = socket.MSG_DONTWAIT
+_MOMENT = 0.001
+_LOOK = 0.5
+"""Seconds between two looks for a second signal."""
 _RESPONDER = int(Role.RESPONDER)
 _STATUS_OF: dict[int, int] = {
     ProtocolStatus.OVERLOADED: 503,
@@ -72,8 +76,22 @@ class Transport(SendingLink):
 
         Afterwards ``closed`` tells if the connection has gone.
         """
-        if self.eof or self.closed:
-            return False
+        me = get_ident()
+        # Another thread, or what a signal handler has come in the middle of, may have
+        # bytes in its hands that come before all others; who waits would not see that
+        # they have been taken. Nothing comes in between here: no call, and no jump that
+        # is taken (which counts before Python 3.11).
+        if not self._waiter and not self._receiver:
+            self._receiver = me
+            try:
+                if not (self.eof or self.closed) and self._receive():
+                    self._arrivals += 1
+                    return True
+            finally:
+                self._receiver = 0
+        return False
+
+    def _receive(self) -> bool:
         try:
             long = self._connection.mid_content
             data = self.sock.recv(_RECV_BODY_SIZE if long else _RECV_SIZE, _NOW)
@@ -210,11 +228,12 @@ class Transport(SendingLink):
         self.requests.append(request)
 
     def _on_stdin(self, event: StdinReceived) -> None:
-        request = self._find(event.request)
-        if request is not None and not request.finished:
-            self._take_stdin(request, event.data)
+        self._take_stdin(event.request, event.data)
 
-    def _take_stdin(self, request: Request, data: Buffer) -> None:
+    def _take_stdin(self, state: RequestState, data: Buffer) -> None:
+        request = self._find(state)
+        if request is None or request.finished:
+            return
         self._keep_input(request, request._body, data)
         if (
             not request.dispatched
@@ -307,12 +326,23 @@ class Transport(SendingLink):
 
     def fill(self, request: Request, *, wait: bool) -> bool:
         """Receive more; with ``wait``, until something came or the body is late."""
+        arrivals = self._arrivals
         if not self.choked and self.receive():
             return True
         if not wait or self.eof or self.deaf or self.closed:
             return False
+        me = get_ident()
+        if me in (self._receiver, self._waiter):
+            raise RuntimeError(f"{request}: a signal handler reads in the middle of it")
         timeout = self._settings.body_timeout
-        ready = poll_socket(self.fd, self._wanted(), timeout)
+        self._waiter = me
+        try:
+            if self._receiver or arrivals != self._arrivals:
+                poll_socket(self.fd, 0, _MOMENT)  # another thread has it, or had
+                return True
+            ready = self._poll(self._wanted(), timeout)
+        finally:
+            self._waiter = 0
         if not ready:
             log_warning("%s: no input for %g s; given up", request, timeout)
             self._stop_listening()
@@ -324,7 +354,13 @@ class Transport(SendingLink):
     def wait_aborted(self, request: Request, timeout: float | None) -> None:
         """Receive until the request is aborted or ``timeout`` seconds have passed."""
         until = inf if timeout is None else monotonic() + timeout
-        while not (request._aborted or self.eof or self.deaf or self.closed):
+        while not (
+            request._aborted
+            or self.eof
+            or self.deaf
+            or self.closed
+            or get_ident() in (self._receiver, self._waiter)
+        ):
             left = until - monotonic()
             if left <= 0 or not poll_socket(
                 self.fd, select.POLLIN, 0.0 if left == inf else left
@@ -341,6 +377,21 @@ class Transport(SendingLink):
 
         return AbortWatch(self.sock, request.request_id, callback)
 
+    def _poll(self, events: int, timeout: float) -> int:
+        """Wait as ``poll_socket`` does.
+
+        A signal that comes right before the wait does not end it, and Python calls the
+        handler afterwards. Where a second one is to end the process, the wait is short.
+        """
+        if not self._owner.stopping:
+            return poll_socket(self.fd, events, timeout)
+        until = monotonic() + timeout if timeout else inf
+        while True:
+            left = until - monotonic()
+            ready = poll_socket(self.fd, events, max(min(left, _LOOK), 0.001))
+            if ready or left <= _LOOK:
+                return ready
+
     def _wanted(self) -> int:
         """Return what to wait for while a request wants input."""
         if self.choked:
@@ -355,9 +406,11 @@ class Transport(SendingLink):
         """
         timeout = self._settings.write_timeout
         wanted = select.POLLOUT
-        if not (self.eof or self.deaf or self.choked):
+        me = get_ident()
+        inside = me in (self._receiver, self._waiter)  # and this is a signal handler
+        if not (self.eof or self.deaf or self.choked or inside):
             wanted |= select.POLLIN
-        ready = poll_socket(self.fd, wanted, timeout)
+        ready = self._poll(wanted, timeout)
         if not ready:
             raise TimeoutError(
                 errno.ETIMEDOUT, f"the web server took no output for {timeout:g} s"

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from fcgi_app.body import InputBuffer
 from fcgi_app.codec.constants import RecordType
+from fcgi_app.codec.records import build_record
 
 from .webserver import App, begin_request, params, stdin, whole_request
 
@@ -209,6 +211,19 @@ class TestInTheProcess:
             b"could not be kept: [Errno 2] No such file or directory: '/nowhere" in log
         )
 
+    def test_whole_body_without_room(self, tmp_path: Path) -> None:
+        """The same of a body that has come with its request; its connection stays."""
+        source = "import tempfile; tempfile.tempdir = '/nowhere'\n"
+        env = {"FCGI_APP_SPOOL": "3"}
+        with App(tmp_path, source + textwrap.dedent(PROGRAM), env=env) as app:
+            with app.connect() as wire:
+                pairs = [(b"QUERY_STRING", READ)]
+                wire.send(whole_request(1, pairs, b"body", keep=True))
+                assert wire.answer().head.startswith(b"Status: 503 ")
+                wire.send(whole_request(1, pairs, b"bod", keep=True))
+                assert wire.answer().body == b"3 False\n"
+            assert app.stop() == 0
+
     @pytest.mark.parametrize(
         ("length", "body", "incomplete", "word"),
         [
@@ -282,3 +297,104 @@ def test_the_next_body_finds_the_memory_of_the_last(tmp_path: Path) -> None:
             counts = [int(app.ask(body=body).body[len(body) :]) for _ in range(15)]
         per_request.append((counts[-1] - counts[4]) / 10)
     assert max(per_request) < 20
+
+
+RECEIVED_ELSEWHERE = """
+import hashlib, os, signal, sys, threading, time
+from fcgi_app import accept, current_request
+
+def look(*_):
+    now = request
+    if now is not None:
+        now.aborted
+
+def say(*_):
+    if request is not None:
+        request.stdout.write(bytes(9_000))
+
+def watch():
+    while True:
+        look()
+        time.sleep(0.0002)
+
+request = None
+who = os.environ["WHO"]
+if who == "thread":
+    threading.Thread(target=watch, daemon=True).start()
+else:
+    signal.signal(signal.SIGALRM, {"look": look, "say": say}[who])
+while accept():
+    request = current_request()
+    request.stdout.write(b"Content-Type: text/plain\\n\\n")
+    size = int(request.params["SIZE"])
+    if who != "thread":
+        signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+    digest = hashlib.sha256()
+    while piece := request.stdin.read(size):
+        digest.update(piece)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    reader, request = request, None
+    reader.stdout.write(digest.hexdigest().encode())
+"""
+
+
+@pytest.mark.parametrize("size", [30_000, 300_000, -1])
+@pytest.mark.parametrize("who", ["look", "say", "thread"])
+def test_received_elsewhere(tmp_path: Path, who: str, size: int) -> None:
+    """A signal handler, or a thread, that receives in the middle of it loses nothing."""
+    body = os.urandom(3_000_000)
+    sent = b"".join(
+        build_record(RecordType.STDIN, 1, body[at : at + 8192])
+        for at in range(0, len(body), 8192)
+    )
+    pairs = [(b"SIZE", b"%d" % size)]
+    env = {"WHO": who, "FCGI_APP_SPOOL": "100000"}
+    with App(tmp_path, RECEIVED_ELSEWHERE, env=env) as app:
+        for _ in range(5):
+            with app.connect() as wire:
+                sender = Thread(
+                    target=wire.sock.sendall,
+                    args=(begin_request() + params(pairs=pairs) + sent + stdin(),),
+                )
+                sender.start()
+                answer = wire.answer().body.lstrip(b"\0")
+                sender.join()
+            assert answer == hashlib.sha256(body).hexdigest().encode()
+
+
+READ_TWICE = """
+import signal, sys
+from fcgi_app import accept
+raw = None
+def handler(*_):
+    try:
+        raw.readinto(bytearray(10))
+    except RuntimeError as error:
+        print(str(error).partition(": ")[2], flush=True)
+signal.signal(signal.SIGALRM, handler)
+while accept():
+    print("Content-Type: text/plain\\n", flush=True)
+    raw = sys.stdin.buffer.raw
+    room = bytearray(10)
+    size = 0
+    while size < 65541:  # all that has come
+        size += raw.readinto(room)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    size = raw.readinto(room)
+    print(bytes(room[:size]).decode(), end="")
+"""
+
+
+def test_handler_that_reads_what_is_waited_for(tmp_path: Path) -> None:
+    """It is told that it cannot; whoever waits gets the input."""
+    with App(tmp_path, READ_TWICE) as app, app.connect() as wire:
+        pairs = [(b"CONTENT_LENGTH", b"65545")]
+        wire.send(
+            begin_request(), params(pairs=pairs), stdin(data=bytes(65541), end=False)
+        )
+        assert wire.record() is not None
+        said = wire.record()
+        assert said is not None
+        assert said.content == b"a signal handler reads in the middle of it\n"
+        wire.send(stdin(data=b"rest"))
+        assert wire.answer().stdout == b"rest"

@@ -494,16 +494,31 @@ def test_w25_second_signal_ends_at_once(app: App, wire: Wire) -> None:
 
 
 @one_at_a_time
-@pytest.mark.parametrize("own", [False, True], ids=["ours", "the-program's"])
-def test_w25_second_signal_is_left_to_the_system(app: App, own: bool) -> None:
-    """It cannot come too early for the wait that it is to end; others are not touched."""
-    text = "signal.raise_signal(15); print(*map(int, map(signal.getsignal, (15, 10))))"
-    if own:
-        text = "signal.signal(10, signal.SIG_IGN); " + text
-    kept = signal.SIG_IGN if own else signal.SIG_DFL
-    found = app.ask(("QUERY_STRING", text)).body
-    assert found == b"%d %d\n" % (signal.SIG_DFL, kept)
-    assert app.wait() == 0
+@pytest.mark.parametrize("waits", ["sys.stdin.read()", "print('x' * 5_000_000)"])
+def test_w25_second_signal_that_ends_no_wait(app: App, wire: Wire, waits: str) -> None:
+    """As one does that another thread gets, or that comes right before the wait."""
+    text = f"""
+    def later():
+        time.sleep(0.3)
+        signal.pthread_kill(threading.get_ident(), 15)
+    import threading, time
+    signal.raise_signal(15)
+    threading.Thread(target=later, daemon=True).start()
+    {waits}
+    """.replace("\n    ", "\n")
+    wire.send(begin_request(), params(pairs=code(text)))
+    wire.send(stdin(data=bytes(70_000), end=False))
+    assert app.wait() == -signal.SIGTERM
+
+
+@one_at_a_time
+def test_w25_two_signals_at_once(app: App, wire: Wire) -> None:
+    """A second one is not lost where the first has not been handled yet."""
+    text = "signal.pthread_sigmask(0, [10, 15]); os.kill(os.getpid(), 10)"
+    text += "; os.kill(os.getpid(), 15); signal.pthread_sigmask(1, [10, 15])"
+    wire.send(begin_request(), params(pairs=code(text + "; sys.stdin.read()")))
+    wire.send(stdin(data=bytes(70_000), end=False))
+    assert app.wait() in {-signal.SIGTERM, -signal.SIGUSR1}
 
 
 def test_w26_non_blocking_listener(tmp_path: Path) -> None:

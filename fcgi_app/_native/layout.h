@@ -37,8 +37,8 @@ enum match {
 enum match layout_match(const struct layout *layout, const uint8_t *list, size_t size,
 			struct fcgi_pair *pairs);
 
-/* Whether it is the list of a request whose body has so many bytes, and that is to be
- * answered with one. */
+/* Whether it is the list of a request whose body has so many bytes, and whose answer is to
+ * have a body. */
 int layout_is_usual(const struct layout *layout, const uint8_t *list,
 		    const struct fcgi_pair *pairs, uint32_t body);
 

@@ -43,7 +43,7 @@ _RESPONDER = int(Role.RESPONDER)
 _COMPLETE = State.COMPLETE
 _BEGIN = int(RecordType.BEGIN_REQUEST)
 
-Whole = tuple[RequestState, dict[bytes, bytes], bytes, Varied | None, bytes]
+_Whole = tuple[RequestState, dict[bytes, bytes], bytes, Varied | None, bytes]
 
 
 class Connection(Receiving):
@@ -80,7 +80,7 @@ class Connection(Receiving):
         """The violation that ended the connection's input, if one did."""
         self._requests = {}
         self._pending = b""  # a record of which not all content has come
-        # Whose content is coming in pieces, or was the last to do so.
+        # Whose content is coming in pieces, or did last: more of it may come.
         self._stream: RequestState | None = None
         self._left = 0  # bytes of that content still to come
         self._skip = 0  # then so many bytes of padding
@@ -105,7 +105,7 @@ class Connection(Receiving):
             return events
         return self.receive_part(data)
 
-    def receive_whole(self, data: bytes) -> Whole | None:
+    def receive_whole(self, data: bytes) -> _Whole | None:
         """Take ``data`` if that is a whole request and nothing else is under way.
 
         The short way of ``receive_data`` for a request without a body, or with a short
@@ -124,7 +124,7 @@ class Connection(Receiving):
 
     def _take_whole(
         self, request_id: int, keep_conn: int, content: bytes, body: bytes, end: int
-    ) -> Whole | None:
+    ) -> _Whole | None:
         """Begin what `scan_whole` has found; None: let the state machine do it."""
         limits = self.limits
         try:
@@ -137,7 +137,7 @@ class Connection(Receiving):
         return request, params, content, varied, body
 
     @staticmethod
-    def _append(whole: Whole, events: list[Event]) -> None:
+    def _append(whole: _Whole, events: list[Event]) -> None:
         request, params, content, _, body = whole
         events.append(ParamsReceived(request, params, content))
         if body:

@@ -29,7 +29,7 @@ _unpack_end = _END.unpack_from
 def scan_whole(
     data: bytes, start: int = 0
 ) -> tuple[int, int, bytes, bytes, int] | None:
-    """Find a responder's request with a short body in ``data``, from ``start`` on.
+    """Find a responder's request, with one record of body or none, at ``start``.
 
     The form that nginx, Apache and lighttpd send: begin-request, one PARAMS record and
     its end, one STDIN record or none, and its end. Whatever is not exactly that, right

@@ -208,7 +208,7 @@ def receiving_body() -> Iterator[list[Way]]:
 def body(size: int) -> Iterator[list[Way]]:
     """A body of 1 MiB in records of ``size``, in pieces as `Transport` receives them.
 
-    What fewer events save behind the parser is not in it.
+    C gives no events, and none are needed: what that saves behind it is not in it.
     """
     begin = build_begin_request(1, Role.RESPONDER)
     begin += build_stream(RecordType.PARAMS, 1, build_list(NGINX_PARAMS), end=True)

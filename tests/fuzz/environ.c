@@ -194,7 +194,7 @@ static void show(const uint8_t *list, size_t size)
 		CHECK(!has_names_of(&table[i], list, count));
 }
 
-/* The one walk for requests without a body: the same as show, or nothing. */
+/* The one walk for requests with a body of so many bytes: the same as show, or nothing. */
 static void show_usual(const uint8_t *list, size_t size, size_t most)
 {
 	uint8_t *copy = malloc(size + FCGI_SLACK), *memory = calloc(1, 488);
