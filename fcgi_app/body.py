@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-from _thread import RLock  # threading has the same one, and loads more
 from collections import deque
-from contextlib import suppress
 from functools import cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import IO, Any
+    from typing import IO
 
     from .codec.records import Buffer
 
@@ -28,9 +26,8 @@ _KEPT = 4 << 20
 class InputBuffer:
     """A queue of bytes: appended as records arrive, read by the application.
 
-    A signal handler, or another thread, may receive while the application reads: one
-    appends, one takes. So threads wait for each other where it matters, and numbers are
-    changed without a call in between, for the sake of handlers.
+    A signal handler may receive, and so append, while the application reads: for its
+    sake numbers are changed without a call in between.
 
     Whatever nobody reads while more than ``spool`` bytes wait goes to an unnamed
     temporary file. That happens when a web server interleaves requests (HAProxy), or
@@ -41,32 +38,33 @@ class InputBuffer:
         cut: it ended before its time, by an abort or with its connection.
         received: bytes that ever came.
         size: bytes that can be read now.
+        whole: where all that comes goes, set by who waits for all of it; else None.
+        gathers: whether it may be set, where nothing is here.
     """
 
     __slots__ = (
         "_chunks",
         "_file",
         "_in_file",
-        "_lock",
         "_read_at",
-        "_whole",
         "cut",
         "ended",
         "received",
         "size",
+        "whole",
     )
+    gathers = True
 
     def __init__(self) -> None:
         self._chunks: deque[Buffer] = deque()
         self._file: IO[bytes] | None = None
         self._in_file = 0  # bytes of it that have not been read
-        self._lock: Any = RLock()  # signal handlers pass
         self._read_at = 0
-        self._whole: io.BytesIO | None = None  # where all that comes goes
         self.ended = False
         self.cut = False
         self.received = 0
         self.size = 0
+        self.whole: io.BytesIO | None = None
 
     def append(self, data: Buffer, spool: int) -> None:
         """Add ``data``; the buffer goes to disk beyond ``spool`` bytes.
@@ -78,25 +76,15 @@ class InputBuffer:
                 ``data`` has been added then.
         """
         added = len(data)
-        with self._lock:
-            if self._whole is not None:
-                self._whole.write(data)
+        if self.whole is not None:
+            self.whole.write(data)
+        else:
+            if self._file is None and self.size + added <= spool:
+                self._chunks.append(bytes(data))
             else:
-                if self._file is None and self.size + added <= spool:
-                    self._chunks.append(bytes(data))
-                else:
-                    self._append_to_file(data)
-                self.size += added
-            self.received += added
-
-    def gather(self, whole: io.BytesIO | None) -> None:
-        """Have all that comes from now on written to ``whole``, and none kept here.
-
-        None: keep it again. Does nothing while something is here that comes before.
-        """
-        with self._lock:
-            if not self._chunks and self._file is None:
-                self._whole = whole
+                self._append_to_file(data)
+            self.size += added
+        self.received += added
 
     def _append_to_file(self, data: Buffer) -> None:
         if self._file is None:
@@ -124,16 +112,15 @@ class InputBuffer:
         return data
 
     def _take_from_file(self, limit: int) -> bytes:
-        with self._lock:
-            file = self._file
-            assert file is not None
-            data = os.pread(file.fileno(), limit, self._read_at)
-            taken = len(data)
-            self._read_at += taken
-            self._in_file -= taken
-            if not self._in_file:
-                self._file = None
-                file.close()
+        file = self._file
+        assert file is not None
+        data = os.pread(file.fileno(), limit, self._read_at)
+        taken = len(data)
+        self._read_at += taken
+        self._in_file -= taken
+        if not self._in_file:
+            self._file = None
+            file.close()
         return data
 
     def to_file(self) -> IO[bytes]:
@@ -164,9 +151,8 @@ class InputBuffer:
         self.size = self._in_file = 0
         file = self._file
         if file is not None:
-            with self._lock:
-                self._file = None
-                file.close()
+            self._file = None
+            file.close()
 
 
 NO_INPUT = InputBuffer()
@@ -193,8 +179,10 @@ def _raise_bound() -> None:
     It is never touched, so that it never has pages. Other allocators do nothing else,
     nor does that of 32-bit machines.
     """
-    with suppress(MemoryError):
+    try:  # contextlib is slow to load
         bytes(_KEPT)
+    except MemoryError:
+        pass
 
 
 def _write_all(file: IO[bytes], data: Buffer, position: int) -> None:

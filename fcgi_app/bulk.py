@@ -12,19 +12,20 @@ _SIZE = 1 << 18
 """Bytes that are received at once. Linux keeps some 200 KiB for a socket."""
 _STDIN = State.STDIN  # a look into the class is slow before Python 3.12
 _receive_body = lib.fcgi_receive_body
+_unpack = ffi.unpack
 _rooms: list[Room] = []
 
 
 class Room:
     """Memory that bodies are received in, one after the other."""
 
-    __slots__ = ("body", "numbers", "space", "view")
+    __slots__ = ("body", "buffer", "numbers", "space")
 
     def __init__(self) -> None:
         self.space = ffi.new("uint8_t[]", _SIZE)
-        self.view = memoryview(ffi.buffer(self.space))
+        self.buffer = ffi.buffer(self.space)
         self.body = ffi.new("struct fcgi_body *")
-        self.numbers = memoryview(ffi.buffer(self.body)).cast("I")
+        self.numbers = ffi.cast("uint32_t *", self.body)
 
 
 def borrow_room() -> Room:
@@ -42,9 +43,14 @@ def return_room(room: Room) -> None:
 
 
 class BulkConnection(Connection):
-    """A ``Connection`` whose long bodies C can receive."""
+    """A ``Connection`` whose long bodies C can receive.
 
-    __slots__ = ()
+    Attributes:
+        is_behind: a record has come behind the body, and waits for ``receive_part``.
+    """
+
+    __slots__ = ("is_behind",)
+    is_behind: bool
 
     @property
     def bulk(self) -> RequestState | None:
@@ -64,13 +70,11 @@ class BulkConnection(Connection):
     def receive_body(self, fd: int, room: Room) -> tuple[int, memoryview]:
         """Receive once from ``fd``, without waiting, and take the body of ``bulk``.
 
-        What comes behind that waits for ``receive_part``, if ``is_behind``.
-
         Returns:
             How many bytes came (0: the end; less: an error number, negative), and what
             of them is of the body, in ``room``.
         """
-        request, view = self._stream, room.view
+        request, view = self._stream, memoryview(room.buffer)
         assert request is not None
         there = len(self._pending)
         if there:
@@ -87,11 +91,7 @@ class BulkConnection(Connection):
         )
         if came <= 0:
             return came, view[:0]
-        self._left, self._skip, size, consumed = room.numbers
+        self._left, self._skip, size, consumed = _unpack(room.numbers, 4)
         self._pending = bytes(view[consumed : there + came])
+        self.is_behind = len(self._pending) >= HEADER_LEN
         return came, view[:size]
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether a record has come behind the body."""
-        return len(self._pending) >= HEADER_LEN

@@ -138,12 +138,13 @@ class _LaneTransport(Transport):
     _connection: BulkConnection
 
     def _receive(self) -> bool:
-        state = self._connection.bulk
+        connection = self._connection
+        state = connection.bulk
         if state is None or self.deaf or self.lingering:
             return super()._receive()
         room = borrow_room()
         try:
-            came, content = self._connection.receive_body(self.fd, room)
+            came, content = connection.receive_body(self.fd, room)
             if came > 0:
                 if content:
                     self._take_stdin(state, content)
@@ -153,7 +154,7 @@ class _LaneTransport(Transport):
                 self._peer_ended()
         finally:
             return_room(room)
-        if self._connection.is_behind:
+        if connection.is_behind:
             self._feed(b"")
         return True
 

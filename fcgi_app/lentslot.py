@@ -34,7 +34,7 @@ class LentSlot:
     """
 
     __slots__ = (
-        *("_begun", "_ended", "_memory", "_sight", "_watcher"),
+        *("_begun", "_ended", "_sight", "_watcher"),
         *("is_lent", "made"),
     )
 
@@ -45,9 +45,11 @@ class LentSlot:
         self._sight = sight
         self.is_lent = False
         self._begun = self._ended = 0
-        self._memory = ffi.from_buffer(sight.memory, require_writable=True)
         self.made: Any = ffi.new("struct fcgi_slot *")
-        self.made.memory = ffi.cast("uint8_t *", self._memory)
+        # The memory lives as long as the process. A view that is kept could be dealt
+        # with in the wrong order at its end, which Python 3.12 does not survive.
+        with ffi.from_buffer(sight.memory, require_writable=True) as memory:
+            self.made.memory = ffi.cast("uint8_t *", memory)
         self.made.most = sight.most
         for index, path in enumerate(sorted(sight.paths)):
             self.made.path_size[index] = len(path)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     class Owner(Protocol):
         """Who holds the connections: the acceptor."""
 
-        stopping: bool
-        """No new request is taken."""
         recurring: RecurringParams
         """What the params of all connections have in common."""
 
@@ -78,7 +76,6 @@ class Link:
         "_quiet",
         "_receiver",
         "_settings",
-        "_waiter",
         "closed",
         "deaf",
         "eof",
@@ -119,7 +116,6 @@ class Link:
         self.keep = True
         self.lingering = False
         self._receiver = 0  # the thread that receives
-        self._waiter = 0  # the one that waits for input; nobody else receives then
         self._arrivals = 0  # how often something came
         self._quiet = False  # the last request's end leaves no input behind
         self.watched = 0  # for which events of the selector
@@ -148,7 +144,7 @@ class Link:
     @property
     def choked(self) -> bool:
         """Whether reading on must wait until the web server takes short answers."""
-        return self._outlet.pending > _MAX_REPLIES
+        return self._outlet.replied > _MAX_REPLIES
 
     @property
     def serving(self) -> bool:

@@ -41,9 +41,10 @@ class Outlet:
     Attributes:
         queue: what is waiting for the socket to take it.
         lost: nothing can be sent any more.
+        replied: bytes of short answers that came into the queue since it was empty.
     """
 
-    __slots__ = ("_lock", "_mixed", "_sending", "_sock", "lost", "queue")
+    __slots__ = ("_lock", "_mixed", "_sending", "_sock", "lost", "queue", "replied")
 
     def __init__(self, sock: socket.SocketType) -> None:
         self._sock = sock
@@ -52,6 +53,7 @@ class Outlet:
         self._lock = RLock()  # of the thread that sends; its signal handlers pass
         self._sending = False
         self.lost = False
+        self.replied = 0
 
     @property
     def pending(self) -> int:
@@ -63,6 +65,7 @@ class Outlet:
         with self._lock:
             if data and not self.lost:
                 self.queue.append(data)
+                self.replied += len(data)
             if not self._sending and not self.lost:
                 self._sending = True
                 try:
@@ -195,6 +198,7 @@ class Outlet:
             except (BlockingIOError, InterruptedError):
                 return False
             self._remove(sent, there if sent == size else 0)  # all, nearly always
+        self.replied = 0
         return True
 
     def _drain_mixed(self) -> bool:
@@ -220,6 +224,7 @@ class Outlet:
                 self._remove(self._sock.sendmsg(buffers, (), flags))
             except (BlockingIOError, InterruptedError):
                 return False
+        self.replied = 0
         return True
 
     def _took(self, size: int) -> None:

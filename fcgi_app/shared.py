@@ -9,7 +9,6 @@ acceptor, which nobody holds while waiting.
 from __future__ import annotations
 
 import errno
-import io
 import socket
 from collections.abc import Callable, Mapping
 from selectors import EVENT_READ
@@ -95,7 +94,8 @@ class Waiters:
 class SharedInput(InputBuffer):
     """An input buffer that one thread fills and another one empties."""
 
-    __slots__ = ()
+    __slots__ = ("_lock",)
+    gathers = False
 
     def __init__(self, lock: Any) -> None:
         super().__init__()
@@ -105,9 +105,6 @@ class SharedInput(InputBuffer):
         """Remove and return up to ``limit`` bytes; none when it is empty."""
         with self._lock:
             return super().take(min(limit, _MOST_AT_ONCE))
-
-    def gather(self, whole: io.BytesIO | None) -> None:
-        """Keep what comes: its reader waits for each piece of it."""
 
     def to_file(self) -> IO[bytes]:
         """Move what can be read to an unnamed file, positioned at its start."""

@@ -91,11 +91,11 @@ class BodyReader(io.RawIOBase):
         try:
             while piece:
                 whole.write(piece)
-                if not source.size:
-                    source.gather(whole)
+                if source.gathers and not source.size:
+                    source.whole = whole
                 piece = self._read_piece()
         finally:
-            source.gather(None)
+            source.whole = None
         keep_memory(whole.tell())
         return whole.getvalue()
 

@@ -51,9 +51,8 @@ _RECV_SIZE = 65536
 _RECV_BODY_SIZE = 4 * _RECV_SIZE
 """While a body is coming. Linux keeps some 200 KiB for a socket."""
 _NOW = socket.MSG_DONTWAIT
-_MOMENT = 0.001
 _LOOK = 0.5
-"""Seconds between two looks for a second signal."""
+"""Seconds between two looks for what a wait does not notice."""
 _RESPONDER = int(Role.RESPONDER)
 _STATUS_OF: dict[int, int] = {
     ProtocolStatus.OVERLOADED: 503,
@@ -77,19 +76,16 @@ class Transport(SendingLink):
         Afterwards ``closed`` tells if the connection has gone.
         """
         me = get_ident()
-        # Another thread, or what a signal handler has come in the middle of, may have
-        # bytes in its hands that come before all others; who waits would not see that
-        # they have been taken. Nothing comes in between here: no call, and no jump that
-        # is taken (which counts before Python 3.11).
-        if not self._waiter and not self._receiver:
-            self._receiver = me
-            try:
-                if not (self.eof or self.closed) and self._receive():
-                    self._arrivals += 1
-                    return True
-            finally:
-                self._receiver = 0
-        return False
+        if self._receiver == me or self.eof or self.closed:
+            return False  # a signal handler's call: there are bytes that come before
+        self._receiver = me
+        try:
+            if self._receive():
+                self._arrivals += 1
+                return True
+            return False
+        finally:
+            self._receiver = 0
 
     def _receive(self) -> bool:
         try:
@@ -325,24 +321,22 @@ class Transport(SendingLink):
     # The channel of a request: what comes, and waiting; ``sending`` has the rest
 
     def fill(self, request: Request, *, wait: bool) -> bool:
-        """Receive more; with ``wait``, until something came or the body is late."""
+        """Receive more; with ``wait``, until something came or the body is late.
+
+        Raises:
+            RuntimeError: a signal handler waits for what has been received already.
+        """
         arrivals = self._arrivals
         if not self.choked and self.receive():
             return True
         if not wait or self.eof or self.deaf or self.closed:
             return False
-        me = get_ident()
-        if me in (self._receiver, self._waiter):
+        if self._receiver == get_ident():
             raise RuntimeError(f"{request}: a signal handler reads in the middle of it")
         timeout = self._settings.body_timeout
-        self._waiter = me
-        try:
-            if self._receiver or arrivals != self._arrivals:
-                poll_socket(self.fd, 0, _MOMENT)  # another thread has it, or had
-                return True
-            ready = self._poll(self._wanted(), timeout)
-        finally:
-            self._waiter = 0
+        ready = self._poll(self._wanted(), timeout, arrivals)
+        if arrivals != self._arrivals:
+            return True  # a signal handler, or another thread, has received it
         if not ready:
             log_warning("%s: no input for %g s; given up", request, timeout)
             self._stop_listening()
@@ -354,17 +348,9 @@ class Transport(SendingLink):
     def wait_aborted(self, request: Request, timeout: float | None) -> None:
         """Receive until the request is aborted or ``timeout`` seconds have passed."""
         until = inf if timeout is None else monotonic() + timeout
-        while not (
-            request._aborted
-            or self.eof
-            or self.deaf
-            or self.closed
-            or get_ident() in (self._receiver, self._waiter)
-        ):
+        while not (request._aborted or self.eof or self.deaf or self.closed):
             left = until - monotonic()
-            if left <= 0 or not poll_socket(
-                self.fd, select.POLLIN, 0.0 if left == inf else left
-            ):
+            if left <= 0 or not self._poll(select.POLLIN, 0.0 if left == inf else left):
                 self.receive()
                 return
             self.receive()
@@ -377,19 +363,18 @@ class Transport(SendingLink):
 
         return AbortWatch(self.sock, request.request_id, callback)
 
-    def _poll(self, events: int, timeout: float) -> int:
-        """Wait as ``poll_socket`` does.
+    def _poll(self, events: int, timeout: float, arrivals: int = -1) -> int:
+        """Wait as ``poll_socket`` does, or until there are other ``arrivals``.
 
-        A signal that comes right before the wait does not end it, and Python calls the
-        handler afterwards. Where a second one is to end the process, the wait is short.
+        Python calls signal handlers between two waits. So the wait is one of many: else
+        a signal that comes right before it, or that another thread gets, would be
+        noticed at its end, and so would what a handler in the middle has received.
         """
-        if not self._owner.stopping:
-            return poll_socket(self.fd, events, timeout)
         until = monotonic() + timeout if timeout else inf
         while True:
             left = until - monotonic()
             ready = poll_socket(self.fd, events, max(min(left, _LOOK), 0.001))
-            if ready or left <= _LOOK:
+            if ready or left <= _LOOK or arrivals not in (-1, self._arrivals):
                 return ready
 
     def _wanted(self) -> int:
@@ -406,8 +391,7 @@ class Transport(SendingLink):
         """
         timeout = self._settings.write_timeout
         wanted = select.POLLOUT
-        me = get_ident()
-        inside = me in (self._receiver, self._waiter)  # and this is a signal handler
+        inside = self._receiver == get_ident()  # and this is a signal handler
         if not (self.eof or self.deaf or self.choked or inside):
             wanted |= select.POLLIN
         ready = self._poll(wanted, timeout)

@@ -494,15 +494,22 @@ def test_w25_second_signal_ends_at_once(app: App, wire: Wire) -> None:
 
 
 @one_at_a_time
+@pytest.mark.parametrize("first", ["before", "meanwhile"])
 @pytest.mark.parametrize("waits", ["sys.stdin.read()", "print('x' * 5_000_000)"])
-def test_w25_second_signal_that_ends_no_wait(app: App, wire: Wire, waits: str) -> None:
+def test_w25_second_signal_that_ends_no_wait(
+    app: App, wire: Wire, waits: str, first: str
+) -> None:
     """As one does that another thread gets, or that comes right before the wait."""
     text = f"""
     def later():
-        time.sleep(0.3)
+        time.sleep(0.2)
+        if "{first}" == "meanwhile":
+            os.kill(os.getpid(), 15)
+            time.sleep(0.2)
         signal.pthread_kill(threading.get_ident(), 15)
     import threading, time
-    signal.raise_signal(15)
+    if "{first}" == "before":
+        signal.raise_signal(15)
     threading.Thread(target=later, daemon=True).start()
     {waits}
     """.replace("\n    ", "\n")
