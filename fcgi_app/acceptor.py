@@ -419,6 +419,7 @@ class Acceptor(Places):
         for transport in but:
             transport.watched = 0
             transport.place = None
+            transport.forget_receiver()
 
 
 def _room() -> int:

@@ -6,6 +6,10 @@ from ._backend import ffi, lib
 from .codec.constants import HEADER_LEN
 from .protocol import Connection, RequestState, State
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["BulkConnection", "Room", "borrow_room", "return_room"]
 
 _SIZE = 1 << 18
@@ -50,7 +54,10 @@ class BulkConnection(Connection):
     """
 
     __slots__ = ("is_behind",)
-    is_behind: bool
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.is_behind = False
 
     @property
     def bulk(self) -> RequestState | None:

@@ -139,6 +139,8 @@ class _LaneTransport(Transport):
 
     def _receive(self) -> bool:
         connection = self._connection
+        if connection.is_behind:  # a signal handler's exception came in between
+            return self._feed_behind()
         state = connection.bulk
         if state is None or self.deaf or self.lingering:
             return super()._receive()
@@ -154,8 +156,11 @@ class _LaneTransport(Transport):
                 self._peer_ended()
         finally:
             return_room(room)
-        if connection.is_behind:
-            self._feed(b"")
+        return self._feed_behind() if connection.is_behind else True
+
+    def _feed_behind(self) -> bool:
+        self._connection.is_behind = False
+        self._feed(b"")
         return True
 
 

@@ -7,6 +7,7 @@ whether it stays open; which connection has its turn is the acceptor's business.
 from __future__ import annotations
 
 import socket
+from _thread import get_ident  # threading has the same one, and loads more
 from collections.abc import Mapping
 from math import inf
 from time import monotonic
@@ -68,7 +69,6 @@ class Link:
     """
 
     __slots__ = (
-        "_arrivals",
         "_connection",
         "_outlet",
         "_owner",
@@ -116,7 +116,6 @@ class Link:
         self.keep = True
         self.lingering = False
         self._receiver = 0  # the thread that receives
-        self._arrivals = 0  # how often something came
         self._quiet = False  # the last request's end leaves no input behind
         self.watched = 0  # for which events of the selector
         self.seen_bytes = False
@@ -125,6 +124,10 @@ class Link:
 
     def _make_outlet(self, sock: socket.SocketType) -> Outlet:
         return Outlet(sock)
+
+    def _is_inside(self) -> bool:
+        """Whether a signal handler asks, which came in the middle of receiving."""
+        return self._receiver == get_ident()
 
     # What the acceptor asks
 
@@ -144,7 +147,8 @@ class Link:
     @property
     def choked(self) -> bool:
         """Whether reading on must wait until the web server takes short answers."""
-        return self._outlet.replied > _MAX_REPLIES
+        outlet = self._outlet
+        return outlet.replied > _MAX_REPLIES and outlet.pending > _MAX_REPLIES
 
     @property
     def serving(self) -> bool:

@@ -75,6 +75,14 @@ class Outlet:
                 finally:
                     self._sending = False
 
+    def push_all(self, buffers: list[Buffer]) -> None:
+        """Queue ``buffers`` and send what the socket takes, without waiting."""
+        with self._lock:
+            if not self.lost:
+                self.queue += buffers
+            self.push()
+            self._keep()
+
     def send(self, buffers: list[Buffer], wait: Callable[[], None]) -> None:
         """Queue ``buffers`` and send everything, calling ``wait`` for the socket.
 

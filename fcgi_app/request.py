@@ -128,10 +128,7 @@ class Request(Asked):
         if self.descriptors is not None:
             return self.descriptors.stdin
         if self._stdin is None:
-            source = self._body
-            if self._filtering:
-                source = self._filter_input()
-            self._stdin = io.BufferedReader(BodyReader(self, source))
+            self._stdin = io.BufferedReader(BodyReader(self, self.reading))
             if self._finished:
                 self._stdin.close()
         return self._stdin
@@ -165,6 +162,11 @@ class Request(Asked):
             self._stderr = StderrStream(self)
             self._stderr.closed = self._finished
         return self._stderr
+
+    @property
+    def reading(self) -> InputBuffer:
+        """What ``stdin`` reads."""
+        return self._filter_input() if self._filtering else self._body
 
     def start_filter_data(self) -> None:
         """Let ``stdin`` give a filter's DATA (§6.4, FCGI_StartFilterData(3)).

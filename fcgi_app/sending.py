@@ -194,13 +194,19 @@ class SendingLink(Link):
     def _send(self, buffers: list[Buffer]) -> None:
         """Send all of ``buffers``, waiting for the web server where it is slow.
 
+        What a signal handler sends in the middle of receiving waits for what is sent
+        next, if need be.
+
         Raises:
             OSError: it has gone, or takes nothing for ``write_timeout``.
         """
         if self.closed:
             raise BrokenPipeError(errno.EPIPE, "the connection is closed")
         try:
-            self._outlet.send(buffers, self._wait_writable)
+            if self._is_inside():  # the web server may wait for what is being received
+                self._outlet.push_all(buffers)
+            else:
+                self._outlet.send(buffers, self._wait_writable)
         finally:
             self._note_loss()
 

@@ -307,7 +307,7 @@ class SharedTransport(Transport):
 
     def _wait_input(self, request: Request) -> bool:
         """Wait until the acceptor's thread has received some input."""
-        source = request._filter_input() if request._filtering else request._body
+        source = request.reading
         if source.size or source.ended:
             return True
         if self.eof or self.deaf or self.closed:

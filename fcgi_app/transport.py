@@ -51,6 +51,7 @@ _RECV_SIZE = 65536
 _RECV_BODY_SIZE = 4 * _RECV_SIZE
 """While a body is coming. Linux keeps some 200 KiB for a socket."""
 _NOW = socket.MSG_DONTWAIT
+_FOR_EVER = 1e6
 _LOOK = 0.5
 """Seconds between two looks for what a wait does not notice."""
 _RESPONDER = int(Role.RESPONDER)
@@ -75,17 +76,17 @@ class Transport(SendingLink):
 
         Afterwards ``closed`` tells if the connection has gone.
         """
-        me = get_ident()
-        if self._receiver == me or self.eof or self.closed:
-            return False  # a signal handler's call: there are bytes that come before
-        self._receiver = me
+        if self._is_inside() or self.eof or self.closed:
+            return False  # inside, there are bytes that come before
+        self._receiver = get_ident()
         try:
-            if self._receive():
-                self._arrivals += 1
-                return True
-            return False
+            return self._receive()
         finally:
             self._receiver = 0
+
+    def forget_receiver(self) -> None:
+        """In a forked child: the thread that was receiving is not there."""
+        self._receiver = 0
 
     def _receive(self) -> bool:
         try:
@@ -326,16 +327,22 @@ class Transport(SendingLink):
         Raises:
             RuntimeError: a signal handler waits for what has been received already.
         """
-        arrivals = self._arrivals
         if not self.choked and self.receive():
             return True
-        if not wait or self.eof or self.deaf or self.closed:
+        if not wait:
             return False
-        if self._receiver == get_ident():
+        if self.eof or self.deaf or self.closed:
+            self._abort(request)  # else it would be asked for ever
+            return False
+        if self._is_inside():
             raise RuntimeError(f"{request}: a signal handler reads in the middle of it")
         timeout = self._settings.body_timeout
-        ready = self._poll(self._wanted(), timeout, arrivals)
-        if arrivals != self._arrivals:
+        source = request.reading
+        size = source.size
+        ready = self._poll(
+            self._wanted(), timeout, lambda: source.ended or source.size != size
+        )
+        if source.ended or source.size != size:
             return True  # a signal handler, or another thread, has received it
         if not ready:
             log_warning("%s: no input for %g s; given up", request, timeout)
@@ -350,10 +357,18 @@ class Transport(SendingLink):
         until = inf if timeout is None else monotonic() + timeout
         while not (request._aborted or self.eof or self.deaf or self.closed):
             left = until - monotonic()
-            if left <= 0 or not self._poll(select.POLLIN, 0.0 if left == inf else left):
-                self.receive()
+            if left > 0 and self._is_inside():  # it can see no more than this
+                poll_socket(self.fd, 0, min(left, _FOR_EVER))
                 return
-            self.receive()
+            if left > 0:
+                wait = 0.0 if left == inf else left
+                ready = self._poll(self._wanted(), wait, lambda: request._aborted)
+                if ready & select.POLLOUT:
+                    self._outlet.push()
+            if not self.choked:
+                self.receive()
+            if left <= 0:
+                return
 
     def watch(
         self, request: Request, callback: Callable[[], object]
@@ -363,18 +378,20 @@ class Transport(SendingLink):
 
         return AbortWatch(self.sock, request.request_id, callback)
 
-    def _poll(self, events: int, timeout: float, arrivals: int = -1) -> int:
-        """Wait as ``poll_socket`` does, or until there are other ``arrivals``.
+    def _poll(
+        self, events: int, timeout: float, seen: Callable[[], object] = bool
+    ) -> int:
+        """Wait as ``poll_socket`` does, or until ``seen`` tells what it is for.
 
         Python calls signal handlers between two waits. So the wait is one of many: else
         a signal that comes right before it, or that another thread gets, would be
-        noticed at its end, and so would what a handler in the middle has received.
+        noticed at its end, and so would what a handler has received meanwhile.
         """
         until = monotonic() + timeout if timeout else inf
         while True:
             left = until - monotonic()
             ready = poll_socket(self.fd, events, max(min(left, _LOOK), 0.001))
-            if ready or left <= _LOOK or arrivals not in (-1, self._arrivals):
+            if ready or left <= _LOOK or seen():
                 return ready
 
     def _wanted(self) -> int:
@@ -391,8 +408,7 @@ class Transport(SendingLink):
         """
         timeout = self._settings.write_timeout
         wanted = select.POLLOUT
-        inside = self._receiver == get_ident()  # and this is a signal handler
-        if not (self.eof or self.deaf or self.choked or inside):
+        if not (self.eof or self.deaf or self.choked):
             wanted |= select.POLLIN
         ready = self._poll(wanted, timeout)
         if not ready:
