@@ -40,6 +40,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	int expected;
 
 	memset(&whole, 0xa5, sizeof whole);
+	memset(&body, 0, sizeof body);
 	expected = a_record(copy, size, 0, &begin) && begin.type == 1 && begin.id &&
 		   begin.length == 8 && !begin.padding && copy[8] == 0 && copy[9] == 1 &&
 		   a_record(copy, size, begin.end, &params) && params.type == 4 &&
