@@ -182,7 +182,7 @@ def _raise_bound() -> None:
     try:  # contextlib is slow to load
         bytes(_KEPT)
     except MemoryError:
-        pass
+        pass  # it only saves time; the body that has been read must not be lost for it
 
 
 def _write_all(file: IO[bytes], data: Buffer, position: int) -> None:

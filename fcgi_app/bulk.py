@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+
 from ._backend import ffi, lib
 from .codec.constants import HEADER_LEN
 from .protocol import Connection, RequestState, State
+from .transport import Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["BulkConnection", "Room", "borrow_room", "return_room"]
+__all__ = ["BulkConnection", "BulkTransport", "Room", "borrow_room", "return_room"]
 
 _SIZE = 1 << 18
 """Bytes that are received at once. Linux keeps some 200 KiB for a socket."""
 _STDIN = State.STDIN  # a look into the class is slow before Python 3.12
+_NOTHING_YET = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 _receive_body = lib.fcgi_receive_body
 _unpack = ffi.unpack
 _rooms: list[Room] = []
@@ -102,3 +106,40 @@ class BulkConnection(Connection):
         self._pending = bytes(view[consumed : there + came])
         self.is_behind = len(self._pending) >= HEADER_LEN
         return came, view[:size]
+
+
+class BulkTransport(Transport):
+    """A connection on which something else than whole requests has come.
+
+    C receives its long bodies.
+    """
+
+    __slots__ = ()
+    _parser = BulkConnection
+    _connection: BulkConnection
+
+    def _receive(self) -> bool:
+        connection = self._connection
+        if connection.is_behind:  # a signal handler's exception came in between
+            return self._feed_behind()
+        state = connection.bulk
+        if state is None or self.deaf or self.lingering:
+            return super()._receive()
+        room = borrow_room()
+        try:
+            came, content = connection.receive_body(self.fd, room)
+            if came > 0:
+                if content:
+                    self._take_stdin(state, content)
+            elif -came in _NOTHING_YET:
+                return False
+            else:
+                self._peer_ended()
+        finally:
+            return_room(room)
+        return self._feed_behind() if connection.is_behind else True
+
+    def _feed_behind(self) -> bool:
+        self._connection.is_behind = False
+        self._feed(b"")
+        return True

@@ -24,7 +24,7 @@ from time import monotonic
 from ._backend import ffi, lib
 from .acceptor import _FIRST_PAUSE, _LONGEST_PAUSE, Acceptor, Admission
 from .body import NO_INPUT, InputBuffer
-from .bulk import BulkConnection, borrow_room, return_room
+from .bulk import BulkTransport
 from .codec.constants import MAX_CONTENT_LENGTH, Role
 from .codec.params import build_params
 from .codec.records import Buffer
@@ -57,7 +57,6 @@ _NONE: int = lib.FCGI_TURN_NONE
 _OTHER: int = lib.FCGI_TURN_OTHER
 _PART: int = lib.FCGI_TURN_PART
 _ERROR: int = lib.FCGI_TURN_ERROR
-_NOTHING_YET = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 _next = lib.fcgi_lane_next
 _answer = lib.fcgi_lane_answer
 
@@ -130,40 +129,6 @@ class _LaneChannel:
         raise io.UnsupportedOperation("a FastCGI stream has no descriptor")
 
 
-class _LaneTransport(Transport):
-    """A connection on which something else than whole requests has come."""
-
-    __slots__ = ()
-    _parser = BulkConnection
-    _connection: BulkConnection
-
-    def _receive(self) -> bool:
-        connection = self._connection
-        if connection.is_behind:  # a signal handler's exception came in between
-            return self._feed_behind()
-        state = connection.bulk
-        if state is None or self.deaf or self.lingering:
-            return super()._receive()
-        room = borrow_room()
-        try:
-            came, content = connection.receive_body(self.fd, room)
-            if came > 0:
-                if content:
-                    self._take_stdin(state, content)
-            elif -came in _NOTHING_YET:
-                return False
-            else:
-                self._peer_ended()
-        finally:
-            return_room(room)
-        return self._feed_behind() if connection.is_behind else True
-
-    def _feed_behind(self) -> bool:
-        self._connection.is_behind = False
-        self._feed(b"")
-        return True
-
-
 class _SentInPart:
     """The channel of a request whose answer C has begun to send.
 
@@ -190,7 +155,7 @@ class _SentInPart:
 class LaneAcceptor(Acceptor):
     """An ``Acceptor`` with the same results, whose usual case is C's."""
 
-    _transport = _LaneTransport
+    _transport = BulkTransport
 
     def __init__(
         self,

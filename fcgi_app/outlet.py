@@ -266,8 +266,8 @@ def poll_socket(fd: int, events: int, timeout: float = 0.0) -> int:
     """Wait for ``events`` on ``fd``, ``timeout`` seconds or for ever (0).
 
     Returns:
-        What there is; 0: nothing came. With no ``events`` it does not wait, and tells
-        whether the peer has gone.
+        What there is; 0: nothing came. With no ``events`` it tells whether the peer
+        has gone, and 0 seconds are no wait.
     """
     poller = select.poll()
     poller.register(fd, events)

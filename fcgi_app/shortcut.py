@@ -179,7 +179,7 @@ class Shortcut:
     def _begin(self, parts: list[bytes]) -> int:
         """Wait for a request while none is open: what C says of it, 0 for nothing."""
         if self._loop.is_busy:
-            return 0
+            return 0  # at once, as after each request that has got its Request
         with self._lock:  # somebody may be making a Request of the one before
             self._parts = parts
         if not self._acceptor.is_quiet or self._loop.is_busy:

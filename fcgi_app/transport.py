@@ -51,7 +51,6 @@ _RECV_SIZE = 65536
 _RECV_BODY_SIZE = 4 * _RECV_SIZE
 """While a body is coming. Linux keeps some 200 KiB for a socket."""
 _NOW = socket.MSG_DONTWAIT
-_FOR_EVER = 1e6
 _LOOK = 0.5
 """Seconds between two looks for what a wait does not notice."""
 _RESPONDER = int(Role.RESPONDER)
@@ -353,16 +352,18 @@ class Transport(SendingLink):
         return self.receive() if ready & ~select.POLLOUT else True
 
     def wait_aborted(self, request: Request, timeout: float | None) -> None:
-        """Receive until the request is aborted or ``timeout`` seconds have passed."""
+        """Receive until the request is aborted or ``timeout`` seconds have passed.
+
+        A signal handler in the middle of receiving can only wait for the peer to go.
+        """
         until = inf if timeout is None else monotonic() + timeout
         while not (request._aborted or self.eof or self.deaf or self.closed):
             left = until - monotonic()
-            if left > 0 and self._is_inside():  # it can see no more than this
-                poll_socket(self.fd, 0, min(left, _FOR_EVER))
+            if left > 0 and self._is_inside():
+                poll_socket(self.fd, 0, left)
                 return
             if left > 0:
-                wait = 0.0 if left == inf else left
-                ready = self._poll(self._wanted(), wait, lambda: request._aborted)
+                ready = self._poll(self._wanted(), left, lambda: request._aborted)
                 if ready & select.POLLOUT:
                     self._outlet.push()
             if not self.choked:

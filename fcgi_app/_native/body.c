@@ -19,7 +19,8 @@ void fcgi_gather_body(const uint8_t *data, size_t size, uint32_t request_id, uin
 	for (;;) {
 		uint32_t part = at_most((size_t)(end - at), body->left);
 
-		memmove(out + body->size, at, part);
+		if (out + body->size != at) /* in place, the first is there already */
+			memmove(out + body->size, at, part);
 		body->size += part;
 		body->left -= part;
 		at += part;
