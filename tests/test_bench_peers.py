@@ -27,7 +27,16 @@ from .bench.programs import (
     PURE,
     Program,
 )
-from .bench.series import P99, RATE, Limit, Sample, Series, conclude, take_turns
+from .bench.series import (
+    P99,
+    RATE,
+    Limit,
+    Measurement,
+    Sample,
+    Series,
+    conclude,
+    take_turns,
+)
 from .bench.wire import NGINX_PARAMS
 
 
@@ -114,28 +123,59 @@ def test_conclude_without_our_figure_fails() -> None:
 
 
 def test_take_turns_begins_with_another_program_each_round() -> None:
-    """Who is first in one round is last in the next."""
+    """Who is first in one round is last in the next; nobody runs ahead."""
     asked: list[str] = []
 
-    def measured(program: Program) -> Sample:
-        asked.append(program.name)
+    def measured(program: Program) -> Measurement:
+        for step in ("warm", "measured"):
+            asked.append(f"{program.name} {step}")
+            yield
         return FAST
 
     everyone = [Series(OURS), Series(FLUP), Series(LIBFCGI, "gone")]
     take_turns(everyone, 2, measured)
-    assert asked == ["fcgi_app", "flup", "flup", "fcgi_app"]
+    assert asked == [
+        *("fcgi_app warm", "flup warm", "fcgi_app measured", "flup measured"),
+        *("flup warm", "fcgi_app warm", "flup measured", "fcgi_app measured"),
+    ]
+    assert [series.samples for series in everyone] == [[FAST, FAST], [FAST, FAST], []]
+
+
+def test_take_turns_ends_what_was_begun() -> None:
+    """An error that is nobody's fault leaves no server behind."""
+    ended: list[str] = []
+
+    def measured(program: Program) -> Measurement:
+        try:
+            yield
+            if program is FLUP:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            ended.append(program.name)
+        return FAST
+
+    with pytest.raises(KeyboardInterrupt):
+        take_turns([Series(OURS), Series(FLUP)], 2, measured)
+    assert sorted(ended) == ["fcgi_app", "flup"]
 
 
 def test_series_is_empty_after_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     """One wrong answer takes all figures of the program away, and no more are made."""
-    series = series_of(FLUP, FAST)
+    asked: list[str] = []
 
-    def measured(program: Program) -> Sample:
-        raise LoadError("1 error", "the server's stderr: oops")
+    def measured(program: Program) -> Measurement:
+        asked.append(program.name)
+        yield
+        if program is FLUP and len(asked) > 2:
+            raise LoadError("1 error", "the server's stderr: oops")
+        return FAST
 
-    series.add(measured)
-    series.add(lambda _program: FAST)
+    series, ours = Series(FLUP), Series(OURS)
+    take_turns([series, ours], 3, measured)
+    assert asked == ["flup", "fcgi_app", "fcgi_app", "flup", "fcgi_app"]
     assert (series.samples, series.problem) == ([], "1 error")
+    assert ours.samples == [FAST, FAST, FAST]
     assert "oops" in capsys.readouterr().err
 
 

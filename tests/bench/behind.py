@@ -11,7 +11,7 @@ from .figures import Claim
 from .front import CLIENTS, Front, ask_with_wrk
 from .processes import Server, cpu_seconds, resident_kib
 from .programs import LIBFCGI, LIBFCGI_16, PROGRAMS, Program
-from .series import P99, RATE, Limit, Sample, Series, conclude, take_turns
+from .series import P99, RATE, Limit, Measurement, Sample, Series, conclude, take_turns
 
 __all__ = ["BEHIND", "Behind", "compare_behind"]
 
@@ -50,7 +50,9 @@ BEHIND = (
 )
 
 
-def _measure(cache: Cache, case: Behind, seconds: float, program: Program) -> Sample:
+def _measure(
+    cache: Cache, case: Behind, seconds: float, program: Program
+) -> Measurement:
     """Start ``program`` and nginx before it, ask for ``seconds``, stop both.
 
     Raises:
@@ -62,6 +64,7 @@ def _measure(cache: Cache, case: Behind, seconds: float, program: Program) -> Sa
         Front(server.path, keep=case.keep) as front,
     ):
         ask_with_wrk(front.port, WARM_UP)
+        yield
         before = cpu_seconds(server.pid)
         asked = ask_with_wrk(front.port, max(LEAST, math.ceil(seconds)))
         used = cpu_seconds(server.pid) - before

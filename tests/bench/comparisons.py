@@ -23,7 +23,7 @@ from .programs import (
     PURE,
     Program,
 )
-from .series import Limit, Sample, Series, conclude, take_turns
+from .series import Limit, Measurement, Sample, Series, conclude, take_turns
 from .wire import MANY_PARAMS, NGINX_PARAMS, build_request
 
 __all__ = ["COMPARISONS", "HELLO", "WARM_UP", "Comparison", "compare"]
@@ -124,8 +124,8 @@ COMPARISONS = (
 
 def measure(
     cache: Cache, load: Path, case: Comparison, seconds: float, program: Program
-) -> Sample:
-    """Start ``program``, load it for ``seconds``, stop it.
+) -> Measurement:
+    """Start ``program``, load it for ``seconds``, stop it; the others' turn at times.
 
     Raises:
         LoadError: not every answer was right.
@@ -148,7 +148,10 @@ def measure(
         ) as client,
     ):
         checked(client.run(WARM_UP))
-        slices = measure_slices(server.pid, client, seconds)
+        slices = []
+        for _ in range(SLICES):
+            yield
+            slices.append(_measure_slice(server.pid, client, seconds / SLICES))
         cpu, rate, p50, p99 = ([*column] for column in zip(*slices, strict=True))
         return Sample(
             min(cpu),
@@ -174,20 +177,19 @@ def measure_slices(pid: int, client: Load, seconds: float) -> list[Slice]:
     Raises:
         LoadError: not every answer was right.
     """
-    slices = []
-    for _ in range(SLICES):
-        before = cpu_seconds(pid)
-        figures = checked(client.run(seconds / SLICES))
-        used = cpu_seconds(pid) - before
-        slices.append(
-            Slice(
-                used * 1e6 / figures.requests,
-                figures.requests / figures.seconds,
-                figures.p50_us,
-                figures.p99_us,
-            )
-        )
-    return slices
+    return [_measure_slice(pid, client, seconds / SLICES) for _ in range(SLICES)]
+
+
+def _measure_slice(pid: int, client: Load, seconds: float) -> Slice:
+    before = cpu_seconds(pid)
+    figures = checked(client.run(seconds))
+    used = cpu_seconds(pid) - before
+    return Slice(
+        used * 1e6 / figures.requests,
+        figures.requests / figures.seconds,
+        figures.p50_us,
+        figures.p99_us,
+    )
 
 
 def compare(

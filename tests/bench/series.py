@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from .cache import Cache, NoPeer
 from .figures import Claim, Spread, ratios, table
 from .load import LoadError
 from .programs import OURS, Program
 
-__all__ = ["CPU", "P99", "RATE", "Limit", "Quantity", "Sample", "Series", "conclude"]
-__all__ += ["take_turns"]
+__all__ = ["CPU", "P99", "RATE", "Limit", "Measurement", "Quantity", "Sample"]
+__all__ += ["Series", "conclude", "take_turns"]
 
 
 class Sample(NamedTuple):
@@ -26,6 +27,10 @@ class Sample(NamedTuple):
     p50_us: float
     p99_us: float
     resident_mib: float
+
+
+Measurement: TypeAlias = Generator[None, None, Sample]
+"""A program under load, step by step: it gives way to the others at each ``yield``."""
 
 
 class Quantity(NamedTuple):
@@ -70,17 +75,23 @@ class Series:
         except NoPeer as error:
             self.problem = str(error)
 
-    def add(self, measured: Callable[[Program], Sample]) -> None:
-        """Measure once more, unless something went wrong before."""
-        if self.problem:
-            return
+    def go_on(self, measurement: Measurement) -> bool:
+        """Do the next step of a measurement; whether there are more.
+
+        The sample is added at its end. None is added if anything went wrong.
+        """
         try:
-            self.samples.append(measured(self.program))
+            next(measurement)
+        except StopIteration as end:
+            self.samples.append(end.value)
         except (LoadError, OSError) as error:
             said, *more = error.args if isinstance(error, LoadError) else (error,)
             self.problem = str(said)
             print(f"{self.program.name}: {said}", *more, sep="\n", file=sys.stderr)
             self.samples.clear()
+        else:
+            return True
+        return False
 
     def values(self, quantity: Quantity) -> list[float]:
         """Give one figure of each round."""
@@ -94,15 +105,24 @@ class Series:
 
 
 def take_turns(
-    everyone: Sequence[Series], rounds: int, measured: Callable[[Program], Sample]
+    everyone: Sequence[Series], rounds: int, measured: Callable[[Program], Measurement]
 ) -> None:
     """Measure every program in each round, in every second one the last first.
 
-    So neighbours stay neighbours, and none is always the first of them.
+    They go on step by step and side by side, so that all of them get the same of what
+    a machine does for some seconds. Neighbours stay neighbours, and none is always
+    the first of them.
     """
     for number in range(rounds):
-        for series in everyone[:: -1 if number % 2 else 1]:
-            series.add(measured)
+        there = [series for series in everyone if not series.problem]
+        with contextlib.ExitStack() as stack:
+            steps = []
+            for series in there[:: -1 if number % 2 else 1]:
+                measurement = measured(series.program)
+                stack.callback(measurement.close)
+                steps.append((series, measurement))
+            while steps:
+                steps = [step for step in steps if step[0].go_on(step[1])]
 
 
 def _row(series: Series, ours: Series, quantities: Sequence[Quantity]) -> list[str]:
