@@ -16,7 +16,7 @@ from threading import Condition
 
 from ._log import log_info, log_warning
 from .body import InputBuffer
-from .codec.records import STREAM_CHUNK, Buffer
+from .codec.records import STREAM_CHUNK, Buffer, cut_stream
 from .filepart import FilePart, FileSource
 from .outlet import Outlet, is_fixed
 from .transport import Transport
@@ -134,28 +134,16 @@ class SharedOutlet(Outlet):
         self._turn = 0  # what had been sent when others had the lock
         self.sent = 0
 
-    def send(self, buffers: list[Buffer], wait: Callable[[], None]) -> None:
-        """Queue ``buffers``, and wait until all but a share of them has been sent.
+    def send(
+        self, buffers: list[Buffer], wait: Callable[[], None], left: int = _SHARE
+    ) -> None:
+        """Queue ``buffers``, and wait until ``left`` bytes of it at most are unsent.
 
-        What other threads send may come in between.
+        Whole records: what other threads send comes before or behind all of them.
 
         Raises:
             OSError: the socket, or ``wait``, says that it is over.
         """
-        share: list[Buffer] = []
-        size = 0
-        for buffer in buffers:
-            share.append(buffer)
-            size += len(buffer)
-            if size >= _SHARE:
-                self.send_together(share, wait)
-                share, size = [], 0
-        self.send_together(share, wait)
-
-    def send_together(
-        self, buffers: list[Buffer], wait: Callable[[], None], left: int = _SHARE
-    ) -> None:
-        """Do the same with nothing in between, until ``left`` bytes are unsent."""
         self.push_all(buffers)
         mine = self.sent + self.pending
         while not self.lost and mine - self.sent > left:
@@ -348,9 +336,16 @@ class SharedTransport(Transport):
             self._settle_from_afar()
 
     def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
-        """Send STDOUT records; waits for the web server to take most of them."""
+        """Send STDOUT records; waits for the web server to take most of them.
+
+        What other threads send may come between any two.
+        """
         with self._owner.lock:
-            super().send_stdout(request, pieces)
+            if self._owner.alone:
+                super().send_stdout(request, pieces)
+                return
+            for content in cut_stream(pieces):
+                super().send_stdout(request, content)
 
     # ``send_file`` has the lock for each record, and not from end to end.
     _file_share = STREAM_CHUNK
@@ -437,7 +432,7 @@ class SharedTransport(Transport):
         if self.closed:
             raise BrokenPipeError(errno.EPIPE, "the connection is closed")
         try:
-            self._outlet.send_together(buffers, self._wait_writable, left)
+            self._outlet.send(buffers, self._wait_writable, left)
         finally:
             self._note_loss()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from fcgi_app.codec.constants import ProtocolStatus, RecordType, Role
 from fcgi_app.codec.params import build_params, parse_params
-from fcgi_app.codec.records import build_record, parse_end_request
+from fcgi_app.codec.records import STREAM_CHUNK, build_record, parse_end_request
 from fcgi_app.errors import LimitError, LocalProtocolError, RemoteProtocolError
 from fcgi_app.protocol import (
     AbortReceived,
@@ -626,6 +628,29 @@ class TestSending:
         assert rest == b""
         assert b"".join(record.content for record in records) == content
         assert all(record.content for record in records)
+
+    @given(
+        st.lists(st.sampled_from([0, 1, 8, 9000, 65527, 65528, 65536, 200_001])),
+        st.sampled_from([bytes, bytearray, memoryview]),
+    )
+    def test_stdout_in_pieces(self, sizes: list[int], kind: Callable[..., Any]) -> None:
+        """Records are as few as can be, wherever pieces end; nothing is copied."""
+        connection = Connection()
+        pieces = [kind(bytes([n % 251]) * size) for n, size in enumerate(sizes)]
+        content = b"".join(pieces)
+        buffers = connection.stdout(self.request(connection).request, pieces)
+        records, rest = parse_records(b"".join(buffers))
+        assert rest == b""
+        assert b"".join(record.content for record in records) == content
+        if len(content) <= 65535:
+            assert len(records) == bool(content)
+        else:
+            lengths = [len(record.content) for record in records]
+            assert set(lengths[:-1]) == {STREAM_CHUNK}
+            assert 0 < lengths[-1] <= STREAM_CHUNK
+        owners = {id(b.obj if isinstance(b, memoryview) else b) for b in buffers}
+        kept = [p.obj if isinstance(p, memoryview) else p for p in pieces if len(p)]
+        assert owners >= {id(owner) for owner in kept}
 
     @pytest.mark.parametrize("size", [1, 7, 8, 8192, 8193, 30000])
     def test_stderr_records_are_short_and_padded(self, size: int) -> None:

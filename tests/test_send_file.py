@@ -555,8 +555,10 @@ class TestAborted:
         """An abort ends it after some more records; the connection stays usable."""
         result: list[object] = []
         begun = threading.Event()
+        seen: list[Request] = []
 
         def handler(request: Request) -> None:
+            seen.append(request)
             request.strict = strict
             request.stdout.write(HEAD)
             request.stdout.flush()
@@ -573,6 +575,8 @@ class TestAborted:
             begun.wait(PATIENCE)
             wire.sock.recv(100, socket.MSG_PEEK)
             wire.send(abort_request(1))
+            # It has to wait until somebody reads, and looks around meanwhile.
+            eventually(lambda: seen[0].unwanted, "the abort is noticed")
             records = receive(wire)
             assert len(collect(records).body) < BIG
             wire.send(whole_request(2, keep=True))

@@ -49,6 +49,9 @@ SIZES = """
 """
 
 
+IDS = range(1, 5)
+
+
 def echo(request: Request) -> None:
     request.stdout.write(HEAD + request.stdin.read())
 
@@ -357,6 +360,22 @@ class TestMultiplexing:
         # What the socket held already comes in front of each of them.
         assert sorted(between)[10] < 1 << 20
         assert sum(between) < size // 2
+
+    @pytest.mark.parametrize("size", [65520, 65525, 65536, 100_000])
+    def test_records_stay_whole(self, tmp_path: Path, size: int) -> None:
+        """Nothing gets between the header and the content of a long one's record."""
+
+        def handler(request: Request) -> None:
+            request.stdout.write(HEAD)
+            block = request.params["ID"].encode() * size
+            for _ in range(60):
+                request.stdout.write(block)
+
+        with serve(tmp_path, handler) as served, served.connect() as wire:
+            wire.send(*[whole_request(n, [(b"ID", b"%d" % n)], keep=True) for n in IDS])
+            records = wire.records(len(IDS))
+        for number in IDS:
+            assert collect(records, number).body == b"%d" % number * (60 * size)
 
     def test_end_stays_behind_its_output(self, tmp_path: Path) -> None:
         """An end-request that is owed never overtakes the output of its request."""

@@ -6,6 +6,7 @@ Nothing in here holds state or does I/O.
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Iterable, Iterator
 from struct import Struct
 
 from ..errors import RemoteProtocolError
@@ -33,6 +34,7 @@ __all__ = [
     "build_record",
     "build_stream",
     "build_unknown_type",
+    "cut_stream",
     "parse_begin_request",
     "parse_end_request",
     "parse_header",
@@ -143,6 +145,35 @@ def build_stream(
     if end:
         parts.append(HEADER.pack(VERSION_1, record_type, request_id, 0, 0))
     return b"".join(parts)
+
+
+def cut_stream(pieces: Iterable[Buffer]) -> Iterator[list[Buffer]]:
+    """Cut what is to go out on a stream into the contents of its records, uncopied.
+
+    All but the last have ``STREAM_CHUNK`` bytes, and none is empty: that would be the
+    end of the stream (§3.3).
+    """
+    content: list[Buffer] = []
+    room = STREAM_CHUNK
+    for piece in pieces:
+        size = len(piece)
+        if size < room:
+            if size:
+                content.append(piece)
+                room -= size
+            continue
+        rest = memoryview(piece)
+        at = 0
+        while size - at >= room:
+            content.append(rest[at : at + room])
+            yield content
+            at += room
+            content, room = [], STREAM_CHUNK
+        if at < size:
+            content.append(rest[at:])
+            room -= size - at
+    if content:
+        yield content
 
 
 def build_begin_request(

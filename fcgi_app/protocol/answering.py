@@ -6,7 +6,7 @@ is special in the records here is what one of them cannot do without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 from ..codec.constants import (
@@ -22,6 +22,7 @@ from ..codec.records import (
     build_end_request,
     build_header,
     build_record,
+    cut_stream,
 )
 from ..errors import LocalProtocolError
 from .state import RequestState, State
@@ -58,23 +59,25 @@ class Answering:
     _requests: dict[int, RequestState]
     """By id, the latest request that had it; dropped when both sides are done."""
 
-    def stdout(self, request: RequestState, pieces: Iterable[Buffer]) -> list[Any]:
-        """Return the buffers of the STDOUT records that carry ``pieces``, uncopied."""
+    def stdout(self, request: RequestState, pieces: Sequence[Buffer]) -> list[Any]:
+        """Return the buffers of the STDOUT records that carry ``pieces``, uncopied.
+
+        Pieces are not seen in the records: those are as few as can be.
+        """
         request_id = self._check_open(request)
+        size = sum(map(len, pieces))
+        if size <= MAX_CONTENT_LENGTH:
+            if not size:  # an empty record would be the end of the stream (§3.3)
+                return []
+            header = _pack_header(VERSION_1, _STDOUT, request_id, size, 0)
+            return [header, *filter(len, pieces)]
+        full = _pack_header(VERSION_1, _STDOUT, request_id, STREAM_CHUNK, 0)
         buffers: list[Any] = []
-        for piece in pieces:
-            size = len(piece)
-            if size > MAX_CONTENT_LENGTH:
-                full = _pack_header(VERSION_1, _STDOUT, request_id, STREAM_CHUNK, 0)
-                whole = memoryview(piece)
-                last = (size - 1) // STREAM_CHUNK * STREAM_CHUNK
-                for at in range(0, last, STREAM_CHUNK):
-                    buffers += (full, whole[at : at + STREAM_CHUNK])
-                piece = whole[last:]
-                size -= last
-            if size:  # an empty record would be the end of the stream (§3.3)
-                header = _pack_header(VERSION_1, _STDOUT, request_id, size, 0)
-                buffers += (header, piece)
+        for content in cut_stream(pieces):
+            if size < STREAM_CHUNK:
+                full = _pack_header(VERSION_1, _STDOUT, request_id, size, 0)
+            size -= STREAM_CHUNK
+            buffers += (full, *content)
         return buffers
 
     def stdout_header(self, request: RequestState) -> Callable[[int], bytes]:
