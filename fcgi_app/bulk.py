@@ -1,8 +1,9 @@
-"""A long body, received and taken out of its records by C."""
+"""What is long, by C: a body received out of its records, a response sent in some."""
 
 from __future__ import annotations
 
 import errno
+import os
 
 from ._backend import ffi, lib
 from .codec.constants import HEADER_LEN
@@ -11,15 +12,29 @@ from .transport import Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Any
 
+    from .codec.records import Buffer
+    from .request import Request
+
 __all__ = ["BulkConnection", "BulkTransport", "Room", "borrow_room", "return_room"]
+__all__ += ["Output"]
 
 _SIZE = 1 << 18
 """Bytes that are received at once. Linux keeps some 200 KiB for a socket."""
+_LEAST_OUTPUT = 16384
+"""Bytes from which sending pieces as they are costs less than joining them."""
+_MOST_OUTPUT: int = lib.FCGI_OUTPUT_SIZE
+_MOST_PIECES: int = lib.FCGI_OUTPUT_PIECES
 _STDIN = State.STDIN  # a look into the class is slow before Python 3.12
 _NOTHING_YET = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 _receive_body = lib.fcgi_receive_body
+_send_stdout = lib.fcgi_send_stdout
+_from_buffer = ffi.from_buffer
+_new = ffi.new
+_POINTERS = ffi.typeof("uint8_t *[]")
+_SIZES = ffi.typeof("uint32_t[]")
 _unpack = ffi.unpack
 _rooms: list[Room] = []
 
@@ -108,15 +123,75 @@ class BulkConnection(Connection):
         return came, view[:size]
 
 
+class Output:
+    """Pieces of a response, to be sent by C.
+
+    Args:
+        connection: what has the request, which is not ended.
+        state: of it.
+        pieces: no more than ``FCGI_OUTPUT_PIECES``, and ``FCGI_OUTPUT_SIZE`` bytes.
+    """
+
+    __slots__ = ("_connection", "_pieces", "_state")
+
+    def __init__(
+        self, connection: Connection, state: RequestState, pieces: list[Buffer]
+    ) -> None:
+        self._connection = connection
+        self._state = state
+        self._pieces = pieces
+
+    def send_to(self, sock: socket.SocketType) -> int:
+        """Send what the socket takes, without waiting; how many bytes it did not.
+
+        Raises:
+            OSError: the socket says that it is over.
+        """
+        pieces = self._pieces
+        views = list(map(_from_buffer, pieces))  # which hold them meanwhile
+        left: int = _send_stdout(
+            sock.fileno(),
+            self._state.request_id,
+            _new(_POINTERS, views),
+            _new(_SIZES, list(map(len, pieces))),
+            len(pieces),
+        )
+        if left < 0:
+            raise OSError(-left, os.strerror(-left))
+        return left
+
+    def buffers(self) -> list[Buffer]:
+        """Return the same records, to be sent by Python."""
+        return self._connection.stdout(self._state, self._pieces)
+
+
 class BulkTransport(Transport):
     """A connection on which something else than whole requests has come.
 
-    C receives its long bodies.
+    C receives its long bodies, and sends its long responses.
     """
 
     __slots__ = ()
     _parser = BulkConnection
     _connection: BulkConnection
+
+    def send_stdout(self, request: Request, pieces: list[Buffer]) -> None:
+        """Send STDOUT records; waits for the web server to take them."""
+        if (
+            not _LEAST_OUTPUT <= sum(map(len, pieces)) <= _MOST_OUTPUT
+            or len(pieces) > _MOST_PIECES
+            or request.unwanted
+            or request.state.ended
+            or self.closed
+            or self._is_inside()
+        ):
+            super().send_stdout(request, pieces)
+            return
+        output = Output(self._connection, request.state, pieces)
+        try:
+            self._outlet.send_output(output, self._wait_writable)
+        finally:
+            self._note_loss()
 
     def _receive(self) -> bool:
         connection = self._connection

@@ -15,7 +15,16 @@ from .filepart import FilePart, FileSource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
+
+    class Output(Protocol):
+        """Records that send themselves."""
+
+        def send_to(self, sock: socket.SocketType) -> int:
+            """Send what the socket takes, without waiting; how many bytes are left."""
+
+        def buffers(self) -> list[Buffer]:
+            """Give all of them."""
 
 
 __all__ = ["Outlet", "is_fixed", "poll_socket"]
@@ -24,7 +33,7 @@ _FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _MORE = getattr(socket, "MSG_MORE", 0)
 _JOIN_BELOW = 16384
 """Bytes up to which copying parts together costs less than a gathering write."""
-_MAX_BUFFERS = 64  # more are joined; the kernel's bound is 1,024 (IOV_MAX)
+_MAX_BUFFERS = 64  # at a time; the kernel's bound is 1,024 (IOV_MAX)
 _FIXED = (bytes, FilePart)
 _LONGEST_WAIT = 1_000_000.0
 """Seconds: poll(2) takes 24 days at most."""
@@ -97,21 +106,40 @@ class Outlet:
             self.queue += buffers
             if self._sending:
                 self._keep()
-                return
-            self._sending = True
-            waiting = False
-            try:
-                while not self._drain():
-                    waiting = True
-                    wait()
-                    waiting = False
-            except BaseException as error:
-                if not waiting or isinstance(error, OSError):
-                    self._lose()  # it is not known what has been sent
-                self._keep()
-                raise
-            finally:
-                self._sending = False
+            else:
+                self._send_all(wait)
+
+    def send_output(self, output: Output, wait: Callable[[], None]) -> None:
+        """Do the same with what can send itself, if it need not wait for others.
+
+        Raises:
+            OSError: as ``send``.
+        """
+        with self._lock:
+            if self.lost or self._sending or self.queue:
+                self.send(output.buffers(), wait)
+            else:
+                self._send_all(wait, output)
+
+    def _send_all(self, wait: Callable[[], None], output: Output | None = None) -> None:
+        self._sending = True
+        waiting = False
+        try:
+            if output is not None:
+                left = output.send_to(self._sock)
+                if left:  # a signal handler's has come behind it
+                    self.queue[:0] = _last(output.buffers(), left)
+            while not self._drain():
+                waiting = True
+                wait()
+                waiting = False
+        except BaseException as error:
+            if not waiting or isinstance(error, OSError):
+                self._lose()  # it is not known what has been sent
+            self._keep()
+            raise
+        finally:
+            self._sending = False
 
     def send_at_once(self, data: bytes) -> bool:
         """Send ``data`` without waiting; queue what does not go, all if others wait.
@@ -191,10 +219,10 @@ class Outlet:
             return self._drain_mixed()
         while self.queue:
             queue = self.queue
-            buffers = queue[:]  # a signal handler may add to it meanwhile
+            buffers = queue[:_MAX_BUFFERS]  # a signal handler may add to it meanwhile
             there = len(buffers)
             size = sum(map(len, buffers))
-            if there > 1 and (there > _MAX_BUFFERS or size < _JOIN_BELOW):
+            if there > 1 and size < _JOIN_BELOW:
                 buffers = [b"".join(buffers)]
                 queue[:there] = buffers
                 there = 1
@@ -252,6 +280,15 @@ class Outlet:
         del queue[:done]
         if sent:
             queue[0] = memoryview(queue[0])[sent:]
+
+
+def _last(buffers: list[Buffer], left: int) -> list[Buffer]:
+    """Return the last ``left`` bytes of ``buffers``, uncopied."""
+    first = len(buffers)
+    while left > 0:
+        first -= 1
+        left -= len(buffers[first])
+    return [memoryview(buffers[first])[-left:], *buffers[first + 1 :]]
 
 
 def is_fixed(buffer: Buffer) -> bool:

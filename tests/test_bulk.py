@@ -21,7 +21,7 @@ from fcgi_app.codec.records import build_record
 from fcgi_app.errors import RemoteProtocolError
 from fcgi_app.protocol import Connection, Event, RequestState, StdinReceived
 
-from .webserver import App, abort_request, begin_request, params, stdin
+from .webserver import App, abort_request, begin_request, params, stdin, whole_request
 
 if _backend.BACKEND == "native":
     from fcgi_app import bulk
@@ -86,6 +86,8 @@ def received(connection: Connection, piece: bytes) -> Iterator[Event]:
         for start in range(0, len(piece), 1 << 16):
             far.send(piece[start : start + (1 << 16)])
             yield from _receive_all(connection, near)
+            if connection.error is not None:
+                return
 
 
 def _receive_all(connection: bulk.BulkConnection, near: socket.socket) -> Iterator[Any]:
@@ -108,6 +110,8 @@ def _receive_all(connection: bulk.BulkConnection, near: socket.socket) -> Iterat
                 yield StdinReceived(state, bytes(content))
         if behind or connection.is_behind:
             yield from connection.receive_data(behind)
+            if connection.error is not None:
+                return  # nobody receives on such a connection
 
 
 def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
@@ -154,6 +158,102 @@ def test_room_is_used_again() -> None:
     bulk.return_room(other)
     assert bulk.borrow_room() is room
     bulk.return_room(room)
+
+
+PIECES = st.lists(
+    st.sampled_from([0, 1, 7, 8, 5000, 65527, 65528, 65535, 65536, 140_000]), max_size=9
+)
+KINDS = st.sampled_from([bytes, bytearray, memoryview])
+
+
+def sending(sizes: Sequence[int], kind: Any) -> tuple[bulk.Output, bytes]:
+    """Pieces of so many bytes for C, and what is to come of them."""
+    connection = bulk.BulkConnection()
+    connection.receive_data(begin_request(258) + params(258) + stdin(258))
+    state = connection._requests[258]
+    noise = bytes(range(251)) * (max(sizes, default=0) // 251 + 2)
+    pieces = [kind(noise[n : n + size]) for n, size in enumerate(sizes)]
+    output = bulk.Output(connection, state, pieces)
+    return output, b"".join(Connection.stdout(connection, state, pieces))
+
+
+@given(PIECES, KINDS)
+def test_same_records(sizes: list[int], kind: Any) -> None:
+    """C sends the bytes that Python would, and says how many it did not."""
+    output, expected = sending(sizes, kind)
+    received = b""
+    near, far = socket.socketpair()
+    with near, far:
+        left = output.send_to(near)
+        assert 0 <= left <= len(expected)
+        while len(received) < len(expected) - left:
+            received += far.recv(1 << 20)
+        with pytest.raises(BlockingIOError):
+            far.recv(1, socket.MSG_DONTWAIT)
+    assert received == expected[: len(expected) - left]
+    assert b"".join(output.buffers()) == expected
+
+
+def test_most_pieces() -> None:
+    """The most that there may be fits, and more is refused before anything is sent."""
+    most = bulk._MOST_OUTPUT // bulk._MOST_PIECES
+    for sizes, fits in [
+        ([most] * bulk._MOST_PIECES, True),
+        ([most] * (bulk._MOST_PIECES - 1) + [most + 1], False),
+        ([*[1] * (bulk._MOST_PIECES - 1), bulk._MOST_OUTPUT - bulk._MOST_PIECES], True),
+        ([0] * bulk._MOST_PIECES + [1], False),
+    ]:
+        output, expected = sending(sizes, bytes)
+        near, far = socket.socketpair()
+        with near, far:
+            if fits:
+                left = output.send_to(near)
+                assert left < len(expected)
+                sent = len(expected) - left
+                assert far.recv(sent, socket.MSG_WAITALL) == expected[:sent]
+            else:
+                with pytest.raises(OSError, match="too long"):
+                    output.send_to(near)
+                with pytest.raises(BlockingIOError):
+                    far.recv(1, socket.MSG_DONTWAIT)
+
+
+def test_output_to_nobody() -> None:
+    """Where nothing is taken all is left; where nobody is there that is an error."""
+    output, expected = sending([20_000], bytes)
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        while near.send(bytes(1 << 20)) == 1 << 20:
+            pass
+        assert output.send_to(near) == len(expected)
+        far.close()
+        with pytest.raises(BrokenPipeError):
+            output.send_to(near)
+
+
+WRITES = """
+import sys
+from fcgi_app import accept, current_request
+while accept():
+    print("Content-Type: text/plain\\n")
+    sizes = [int(size) for size in current_request().params["SIZES"].split(",")]
+    for number, size in enumerate(sizes):
+        sys.stdout.buffer.write(bytes([number]) * size)
+"""
+
+
+@pytest.mark.parametrize("buffer", ["0", "60000", "131072"])
+def test_long_responses(tmp_path: Path, buffer: str) -> None:
+    """Whatever is written comes, to a web server that reads slowly too."""
+    sizes = [70_000, 300_000, 1_200_000, 5, 65536, 65536, 65536, 4_000_000, 17] * 2
+    asked = [(b"SIZES", ",".join(map(str, sizes)).encode())]
+    expected = b"".join(bytes([n]) * size for n, size in enumerate(sizes))
+    env = {"FCGI_APP_OUTPUT_BUFFER": buffer}
+    with App(tmp_path, WRITES, env=env) as app, app.connect() as wire:
+        for number in (1, 2):
+            wire.send(whole_request(number, asked, keep=True))
+            assert wire.answer(number).body == expected
 
 
 ECHO = """

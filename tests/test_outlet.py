@@ -79,3 +79,99 @@ def test_send_within_a_send(pair: Pair, kind: Callable[[bytes], Buffer]) -> None
     outlet.send([b"a" * BIG], wait)
     received += drain(outlet, peer, BIG + 7 - len(received))
     assert received == b"a" * BIG + b"handler"
+
+
+@pytest.mark.parametrize("size", [1, 100, 65536])
+def test_many_buffers(pair: Pair, size: int) -> None:
+    """However many there are, all go out, in order; long ones are never copied."""
+    outlet, peer = pair
+    buffers: list[Buffer] = [bytes([n]) * size for n in range(200)]
+    received = bytearray()
+
+    def wait() -> None:
+        assert all(map(is_fixed, outlet.queue))
+        assert all(type(b) is memoryview or b in buffers for b in outlet.queue)
+        received.extend(peer.recv(1 << 20))
+
+    outlet.send(buffers, wait)
+    received += drain(outlet, peer, 200 * size - len(received))
+    assert received == b"".join(buffers)
+    assert not outlet.queue
+
+
+class Quick:
+    """Records that send themselves, as far as is wanted."""
+
+    def __init__(
+        self,
+        content: bytes,
+        most: int,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Let ``most`` bytes be sent; ``then`` comes before the outlet knows."""
+        self.content = content
+        self.most = most
+        self.then = then
+        self.asked = 0
+
+    def send_to(self, sock: socket.SocketType) -> int:
+        """Send and count."""
+        self.asked += 1
+        sent = sock.send(self.content[: self.most]) if self.most else 0
+        self.then()
+        return len(self.content) - sent
+
+    def buffers(self) -> list[Buffer]:
+        """In pieces of three bytes."""
+        return [self.content[at : at + 3] for at in range(0, len(self.content), 3)]
+
+
+def never() -> None:
+    raise AssertionError("nothing is to wait for")
+
+
+@pytest.mark.parametrize("most", range(11))
+def test_output_that_sends_itself(pair: Pair, most: int) -> None:
+    """What it did not send follows, wherever it was cut."""
+    outlet, peer = pair
+    outlet.send_output(Quick(b"0123456789", most), never)
+    outlet.send([b"next"], never)
+    assert peer.recv(100) == b"0123456789next"
+    assert not outlet.queue
+
+
+@pytest.mark.parametrize("most", [0, 4, 10])
+def test_output_with_a_handler_behind_it(pair: Pair, most: int) -> None:
+    """What a signal handler prints before it is known how much went comes behind."""
+    outlet, peer = pair
+    quick = Quick(b"0123456789", most, lambda: outlet.send([b"handler"], never))
+    outlet.send_output(quick, never)
+    assert peer.recv(100) == b"0123456789handler"
+
+
+def test_output_behind_others(pair: Pair) -> None:
+    """Where something waits already it waits as well, and is sent as buffers."""
+    outlet, peer = pair
+    outlet.push_all([b"a" * BIG])
+    assert outlet.queue
+    quick = Quick(b"0123456789", 10)
+    received = bytearray()
+    outlet.send_output(quick, lambda: received.extend(peer.recv(1 << 20)))
+    received += drain(outlet, peer, BIG + 10 - len(received))
+    assert received == b"a" * BIG + quick.content
+    assert not quick.asked
+
+
+def test_output_that_fails(pair: Pair) -> None:
+    """An error, or an exception of a handler, leaves nothing that could be cut off."""
+    outlet, peer = pair
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        outlet.send_output(Quick(b"0123456789", 4, interrupt), never)
+    assert outlet.lost
+    with pytest.raises(BrokenPipeError):
+        outlet.send_output(Quick(b"0123456789", 10), never)
+    assert peer.recv(100) == b"0123"

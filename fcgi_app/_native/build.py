@@ -39,7 +39,7 @@ __all__ = ["FLAGS", "FOLDER", "MODULE", "SOURCES", "compile_core", "make_ffi"]
 FOLDER = Path(__file__).parent
 MODULE = "fcgi_app._native._core"
 SOURCES = (
-    *("params.c", "whole.c", "body.c", "layout.c", "environ.c"),
+    *("params.c", "whole.c", "body.c", "output.c", "layout.c", "environ.c"),
     *("waiting.c", "lane.c", "slot.c", "step.c"),
 )
 FLAGS = ("-std=gnu11", "-O2", "-fvisibility=hidden")

@@ -24,6 +24,7 @@ enum {
 	FCGI_RESPONDER = 1,
 	FCGI_KEEP_CONN = 1,
 	FCGI_MAX_LENGTH = 65535,
+	FCGI_STREAM_CHUNK = 65528, /* content of a record of a long stream */
 };
 
 /* One pair of a name-value list, as offsets into it. */
@@ -141,6 +142,15 @@ void fcgi_gather_body(const uint8_t *data, size_t size, uint32_t request_id, uin
  * then is body written; 0: the end; a negative error number. */
 int64_t fcgi_receive_body(int fd, uint32_t request_id, uint8_t *room, size_t size, size_t there,
 			  uint32_t left, uint32_t skip, struct fcgi_body *body);
+
+/* --- output.c: a long response ------------------------------------------------------ */
+
+enum { FCGI_OUTPUT_PIECES = 32, FCGI_OUTPUT_SIZE = 1 << 20 }; /* the most at a time */
+
+/* Send so many pieces as the content of STDOUT records, as they are and without waiting.
+ * How many bytes of the records could not be sent; a negative error number. */
+int64_t fcgi_send_stdout(int fd, uint32_t request_id, const uint8_t *const *pieces,
+			 const uint32_t *sizes, uint32_t count);
 
 /* --- environ.c: C's variable environ ------------------------------------------------ */
 

@@ -159,10 +159,20 @@ def records() -> Iterator[list[Way]]:
         def refer() -> None:
             assert near.sendmsg(build(request, [next(pieces)]), (), _NOW) == size
 
+        def send_by_c() -> Callable[[], object]:
+            from fcgi_app.bulk import Output
+
+            def send() -> None:
+                assert not Output(protocol, request, [next(pieces)]).send_to(near)
+
+            return send
+
         drain = partial(_drain, far)
+        by_c = native("fcgi_send_stdout", send_by_c)
         yield [
             Way("joined, send", join, prepare=drain),
             Way("memoryviews, sendmsg", refer, prepare=drain),
+            by_c._replace(prepare=drain),
         ]
 
 
