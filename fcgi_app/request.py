@@ -350,6 +350,8 @@ class Request(Asked):
         """Forget a request that no application has seen; nothing is sent."""
         self._finished = True
         self._body.clear()
+        if self._data is not None:
+            self._data.clear()
 
     def finish(self) -> None:
         """Send what is left, end the request, release its resources; idempotent.

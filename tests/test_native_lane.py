@@ -7,6 +7,7 @@ import resource
 import socket
 import stat
 import threading
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,16 @@ def test_situation(name: str, served: bool) -> None:
     if end:
         trace += [(end, 0, b""), ("serve", 0, b"")]
     check(trace)
+
+
+def test_filter_that_is_dropped() -> None:
+    """Nobody serves it any more: what came of its file is closed, not just forgotten."""
+    asked = whole_request(2, role=Role.FILTER, keep=True) + data(2, b"in a file")
+    trace: list[Step] = [("connect", 0, b""), ("send", 0, whole_request() + asked)]
+    trace += [("reset", 0, b""), ("serve", 0, b"")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        assert len(check(trace, spool=3).requests) == 1
 
 
 def test_peer_that_goes_between_requests() -> None:

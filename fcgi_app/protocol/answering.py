@@ -70,7 +70,7 @@ class Answering:
             if not size:  # an empty record would be the end of the stream (§3.3)
                 return []
             header = _pack_header(VERSION_1, _STDOUT, request_id, size, 0)
-            return [header, *filter(len, pieces)]
+            return [header, *pieces]
         full = _pack_header(VERSION_1, _STDOUT, request_id, STREAM_CHUNK, 0)
         buffers: list[Any] = []
         for content in cut_stream(pieces):
