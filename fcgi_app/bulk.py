@@ -6,7 +6,8 @@ import errno
 import os
 
 from ._backend import ffi, lib
-from .codec.constants import HEADER_LEN
+from .codec.constants import HEADER_LEN, RecordType
+from .codec.records import Buffer, stream_buffers
 from .protocol import Connection, RequestState, State
 from .transport import Transport
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     import socket
     from typing import Any
 
-    from .codec.records import Buffer
     from .request import Request
 
 __all__ = ["BulkConnection", "BulkTransport", "Room", "borrow_room", "return_room"]
@@ -23,10 +23,11 @@ __all__ += ["Output"]
 
 _SIZE = 1 << 18
 """Bytes that are received at once. Linux keeps some 200 KiB for a socket."""
-_LEAST_OUTPUT = 16384
-"""Bytes from which sending pieces as they are costs less than joining them."""
+_LEAST_OUTPUT = 65536
+"""Bytes from which C costs less."""
 _MOST_OUTPUT: int = lib.FCGI_OUTPUT_SIZE
 _MOST_PIECES: int = lib.FCGI_OUTPUT_PIECES
+_STDOUT = int(RecordType.STDOUT)
 _STDIN = State.STDIN  # a look into the class is slow before Python 3.12
 _NOTHING_YET = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 _receive_body = lib.fcgi_receive_body
@@ -127,18 +128,14 @@ class Output:
     """Pieces of a response, to be sent by C.
 
     Args:
-        connection: what has the request, which is not ended.
-        state: of it.
+        request_id: of the request, which may end meanwhile.
         pieces: no more than ``FCGI_OUTPUT_PIECES``, and ``FCGI_OUTPUT_SIZE`` bytes.
     """
 
-    __slots__ = ("_connection", "_pieces", "_state")
+    __slots__ = ("_pieces", "_request_id")
 
-    def __init__(
-        self, connection: Connection, state: RequestState, pieces: list[Buffer]
-    ) -> None:
-        self._connection = connection
-        self._state = state
+    def __init__(self, request_id: int, pieces: list[Buffer]) -> None:
+        self._request_id = request_id
         self._pieces = pieces
 
     def send_to(self, sock: socket.SocketType) -> int:
@@ -149,12 +146,10 @@ class Output:
         """
         pieces = self._pieces
         views = list(map(_from_buffer, pieces))  # which hold them meanwhile
+        addresses = _new(_POINTERS, views)
+        sizes = _new(_SIZES, list(map(len, pieces)))
         left: int = _send_stdout(
-            sock.fileno(),
-            self._state.request_id,
-            _new(_POINTERS, views),
-            _new(_SIZES, list(map(len, pieces))),
-            len(pieces),
+            sock.fileno(), self._request_id, addresses, sizes, len(pieces)
         )
         if left < 0:
             raise OSError(-left, os.strerror(-left))
@@ -162,7 +157,7 @@ class Output:
 
     def buffers(self) -> list[Buffer]:
         """Return the same records, to be sent by Python."""
-        return self._connection.stdout(self._state, self._pieces)
+        return stream_buffers(_STDOUT, self._request_id, self._pieces)
 
 
 class BulkTransport(Transport):
@@ -187,7 +182,7 @@ class BulkTransport(Transport):
         ):
             super().send_stdout(request, pieces)
             return
-        output = Output(self._connection, request.state, pieces)
+        output = Output(request.state.request_id, pieces)
         try:
             self._outlet.send_output(output, self._wait_writable)
         finally:

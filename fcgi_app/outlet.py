@@ -8,7 +8,7 @@ import select
 import socket
 from _thread import RLock  # threading has the same one, and loads more
 from collections.abc import Callable
-from itertools import accumulate, islice
+from itertools import accumulate, islice, takewhile
 
 from .codec.records import Buffer
 from .filepart import FilePart, FileSource
@@ -116,7 +116,7 @@ class Outlet:
             OSError: as ``send``.
         """
         with self._lock:
-            if self.lost or self._sending or self.queue:
+            if self.lost or self._sending:
                 self.send(output.buffers(), wait)
             else:
                 self._send_all(wait, output)
@@ -125,9 +125,13 @@ class Outlet:
         self._sending = True
         waiting = False
         try:
+            if self.lost:  # a signal handler has found out
+                raise BrokenPipeError(errno.EPIPE, "the connection is lost")
             if output is not None:
-                left = output.send_to(self._sock)
-                if left:  # a signal handler's has come behind it
+                if self.queue:  # part of a record may be in front
+                    self.queue += output.buffers()
+                elif left := output.send_to(self._sock):
+                    # What a signal handler sends comes behind it.
                     self.queue[:0] = _last(output.buffers(), left)
             while not self._drain():
                 waiting = True
@@ -223,6 +227,11 @@ class Outlet:
             there = len(buffers)
             size = sum(map(len, buffers))
             if there > 1 and size < _JOIN_BELOW:
+                if there == _MAX_BUFFERS:
+                    ends = accumulate(map(len, queue))
+                    there = len(list(takewhile(_JOIN_BELOW.__ge__, ends)))
+                    buffers = queue[:there]
+                    size = sum(map(len, buffers))
                 buffers = [b"".join(buffers)]
                 queue[:there] = buffers
                 there = 1

@@ -16,6 +16,7 @@ from threading import Condition
 
 from ._log import log_info, log_warning
 from .body import InputBuffer
+from .codec.constants import MAX_CONTENT_LENGTH
 from .codec.records import STREAM_CHUNK, Buffer, cut_stream
 from .filepart import FilePart, FileSource
 from .outlet import Outlet, is_fixed
@@ -341,7 +342,8 @@ class SharedTransport(Transport):
         What other threads send may come between any two.
         """
         with self._owner.lock:
-            if self._owner.alone:
+            short = sum(map(len, pieces)) <= MAX_CONTENT_LENGTH
+            if short or self._owner.alone:
                 super().send_stdout(request, pieces)
                 return
             for content in cut_stream(pieces):

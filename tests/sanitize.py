@@ -27,6 +27,7 @@ PART = [
     "tests/test_native_environ.py",
     "tests/test_native_lane.py",
     "tests/test_native_loop.py",
+    "tests/test_bulk.py",
     "tests/test_lent_slot.py",
     "tests/test_environ.py",
     "tests/test_wire.py",

@@ -144,8 +144,9 @@ def test_take_turns_begins_with_another_program_each_round() -> None:
 def test_take_turns_ends_what_was_begun() -> None:
     """An error that is nobody's fault leaves no server behind."""
     ended: list[str] = []
+    begun: list[Measurement] = []  # so that none of them ends for want of an owner
 
-    def measured(program: Program) -> Measurement:
+    def steps(program: Program) -> Measurement:
         try:
             yield
             if program is FLUP:
@@ -155,8 +156,13 @@ def test_take_turns_ends_what_was_begun() -> None:
             ended.append(program.name)
         return FAST
 
+    def measured(program: Program) -> Measurement:
+        begun.append(steps(program))
+        return begun[-1]
+
     with pytest.raises(KeyboardInterrupt):
         take_turns([Series(OURS), Series(FLUP)], 2, measured)
+    assert len(begun) == 2
     assert sorted(ended) == ["fcgi_app", "flup"]
 
 

@@ -9,7 +9,8 @@ import socket
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from threading import Thread, get_ident
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -18,16 +19,29 @@ from hypothesis import strategies as st
 from fcgi_app import _backend
 from fcgi_app.codec.constants import HEADER_LEN, RecordType
 from fcgi_app.codec.records import build_record
-from fcgi_app.errors import RemoteProtocolError
+from fcgi_app.errors import LocalProtocolError, RemoteProtocolError
 from fcgi_app.protocol import Connection, Event, RequestState, StdinReceived
+from fcgi_app.request import Request
+from fcgi_app.settings import Settings
 
-from .webserver import App, abort_request, begin_request, params, stdin, whole_request
+from .webserver import (
+    App,
+    abort_request,
+    begin_request,
+    params,
+    parse_records,
+    stdin,
+    whole_request,
+)
 
 if _backend.BACKEND == "native":
     from fcgi_app import bulk
+    from fcgi_app._backend import lib
+    from fcgi_app.lane import LaneAcceptor
 
 pytestmark = pytest.mark.usefixtures("native_backend")
 
+UNIX = socket.AF_UNIX
 BEGUN = begin_request(1) + params(1) + begin_request(2) + params(2)
 RECORDS = st.builds(
     build_record,
@@ -168,13 +182,11 @@ KINDS = st.sampled_from([bytes, bytearray, memoryview])
 
 def sending(sizes: Sequence[int], kind: Any) -> tuple[bulk.Output, bytes]:
     """Pieces of so many bytes for C, and what is to come of them."""
-    connection = bulk.BulkConnection()
-    connection.receive_data(begin_request(258) + params(258) + stdin(258))
-    state = connection._requests[258]
     noise = bytes(range(251)) * (max(sizes, default=0) // 251 + 2)
     pieces = [kind(noise[n : n + size]) for n, size in enumerate(sizes)]
-    output = bulk.Output(connection, state, pieces)
-    return output, b"".join(Connection.stdout(connection, state, pieces))
+    connection = Connection()
+    expected = b"".join(connection.stdout(connection.resume(258, True), pieces))
+    return bulk.Output(258, pieces), expected
 
 
 @given(PIECES, KINDS)
@@ -230,6 +242,118 @@ def test_output_to_nobody() -> None:
         far.close()
         with pytest.raises(BrokenPipeError):
             output.send_to(near)
+
+
+class Calls:
+    """C's function, and how often it was called."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, *arguments: Any) -> int:
+        """Count, and call it."""
+        self.count += 1
+        return lib.fcgi_send_stdout(*arguments)  # type: ignore[no-any-return]
+
+
+class Served(NamedTuple):
+    """A request whose connection is a ``BulkTransport``, and its web server's end."""
+
+    request: Request
+    channel: bulk.BulkTransport
+    client: socket.socket
+    calls: Calls
+
+    def content(self, size: int) -> bytes:
+        """What comes on STDOUT until there are so many bytes."""
+        received, content = b"", b""
+        while len(content) < size:
+            received += self.client.recv(1 << 20)
+            records, _ = parse_records(received)
+            content = b"".join(record.content for record in records)
+        return content
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """Serve one request, whose head has gone out."""
+    calls = Calls()
+    monkeypatch.setattr(bulk, "_send_stdout", calls)
+    with socket.socket(UNIX) as listener, socket.socket(UNIX) as client:
+        listener.bind("")
+        listener.listen(8)
+        acceptor = LaneAcceptor([listener], Settings().changed(output_buffer=0))
+        client.connect(listener.getsockname())
+        client.settimeout(20)
+        client.send(whole_request(keep=True))
+        request = acceptor.next_request(20)
+        assert request is not None
+        request.stdout.write(b"Content-Type: text/plain\r\n\r\n")
+        channel = request._channel
+        assert isinstance(channel, bulk.BulkTransport)
+        found = Served(request, channel, client, calls)
+        assert found.content(28)
+        yield found
+        acceptor.close()
+
+
+def test_c_sends_what_is_long(served: Served) -> None:
+    """One call for a long piece, and none for a short one."""
+    served.request.stdout.write(b"s" * 65535)
+    assert served.calls.count == 0
+    assert served.content(65535) == b"s" * 65535
+    served.request.stdout.write(b"l" * 65536)
+    assert served.calls.count == 1
+    assert served.content(65536) == b"l" * 65536
+
+
+def test_more_pieces_than_c_takes(served: Served) -> None:
+    """Then Python sends them."""
+    pieces: list[Any] = [bytes([n]) * 3000 for n in range(bulk._MOST_PIECES)]
+    for calls in (1, 1):
+        served.channel.send_stdout(served.request, pieces)
+        assert served.calls.count == calls
+        content = b"".join(pieces)
+        assert served.content(len(content)) == content
+        pieces.append(b"one more")
+
+
+def test_nothing_is_sent_in_vain(served: Served) -> None:
+    """Whoever has no more to say, or nobody who listens, is told, and C is not asked."""
+    request, channel = served.request, served.channel
+    pieces: list[Any] = [bytes(70_000)]
+    request.unwanted = True
+    with pytest.raises(ConnectionAbortedError):
+        channel.send_stdout(request, pieces)
+    request.unwanted = False
+    request.state.ended = True
+    with pytest.raises(LocalProtocolError, match="after end-request"):
+        channel.send_stdout(request, pieces)
+    request.state.ended = False
+    channel.close()
+    with pytest.raises(BrokenPipeError, match="is closed"):
+        channel.send_stdout(request, pieces)
+    assert served.calls.count == 0
+
+
+def test_output_in_the_middle_of_receiving(served: Served) -> None:
+    """A signal handler's is queued as far as it does not go, and never waits."""
+    served.channel._receiver = get_ident()
+    served.request.stdout.write(bytes(1 << 20))
+    served.channel._receiver = 0
+    assert served.calls.count == 0
+    assert served.channel._outlet.pending
+    Thread(target=served.request.stdout.write, args=[b"end"], daemon=True).start()
+    assert served.content((1 << 20) + 3) == bytes(1 << 20) + b"end"
+
+
+def test_output_to_a_web_server_that_has_gone(served: Served) -> None:
+    """The connection is known to be lost at once."""
+    served.client.close()
+    with pytest.raises(BrokenPipeError):
+        served.channel.send_stdout(served.request, [bytes(70_000)])
+    assert served.calls.count == 1
+    assert served.request._aborted
 
 
 WRITES = """

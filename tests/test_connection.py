@@ -634,7 +634,7 @@ class TestSending:
         st.sampled_from([bytes, bytearray, memoryview]),
     )
     def test_stdout_in_pieces(self, sizes: list[int], kind: Callable[..., Any]) -> None:
-        """Records are as few as can be, wherever pieces end; nothing is copied."""
+        """All is cut as one stream, wherever pieces end, and nothing is copied."""
         connection = Connection()
         pieces = [kind(bytes([n % 251]) * size) for n, size in enumerate(sizes)]
         content = b"".join(pieces)

@@ -39,7 +39,8 @@ static void add_header(struct records *records, uint32_t request_id, uint32_t le
 	add_part(records, header, FCGI_HEADER_LEN);
 }
 
-/* In records that are as few as can be; of several, all but the last are equally long. */
+/* Into one record if all fits in, otherwise into several of FCGI_STREAM_CHUNK bytes, of which
+ * the last one may have less. */
 static void cut(struct records *records, uint32_t request_id, const uint8_t *const *pieces,
 		const uint32_t *sizes, uint32_t count, uint32_t size)
 {

@@ -6,7 +6,7 @@ Nothing in here holds state or does I/O.
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
 
 from ..errors import RemoteProtocolError
@@ -38,6 +38,7 @@ __all__ = [
     "parse_begin_request",
     "parse_end_request",
     "parse_header",
+    "stream_buffers",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -174,6 +175,29 @@ def cut_stream(pieces: Iterable[Buffer]) -> Iterator[list[Buffer]]:
             room -= size - at
     if content:
         yield content
+
+
+def stream_buffers(
+    record_type: int, request_id: int, pieces: Sequence[Buffer]
+) -> list[Buffer]:
+    """Return the buffers of the stream records that carry ``pieces``, uncopied.
+
+    It is one record if all fits into it; otherwise it is cut by ``cut_stream``. Where
+    pieces begin and end is not seen in it.
+    """
+    size = sum(map(len, pieces))
+    if size <= MAX_CONTENT_LENGTH:
+        if not size:  # an empty record would be the end of the stream (§3.3)
+            return []
+        return [HEADER.pack(VERSION_1, record_type, request_id, size, 0), *pieces]
+    header = HEADER.pack(VERSION_1, record_type, request_id, STREAM_CHUNK, 0)
+    buffers: list[Buffer] = []
+    for content in cut_stream(pieces):
+        if size < STREAM_CHUNK:
+            header = HEADER.pack(VERSION_1, record_type, request_id, size, 0)
+        size -= STREAM_CHUNK
+        buffers += (header, *content)
+    return buffers
 
 
 def build_begin_request(

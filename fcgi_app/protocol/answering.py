@@ -10,19 +10,17 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 from ..codec.constants import (
-    MAX_CONTENT_LENGTH,
     VERSION_1,
     ProtocolStatus,
     RecordType,
 )
 from ..codec.records import (
     HEADER,
-    STREAM_CHUNK,
     Buffer,
     build_end_request,
     build_header,
     build_record,
-    cut_stream,
+    stream_buffers,
 )
 from ..errors import LocalProtocolError
 from .state import RequestState, State
@@ -60,25 +58,8 @@ class Answering:
     """By id, the latest request that had it; dropped when both sides are done."""
 
     def stdout(self, request: RequestState, pieces: Sequence[Buffer]) -> list[Any]:
-        """Return the buffers of the STDOUT records that carry ``pieces``, uncopied.
-
-        Pieces are not seen in the records: those are as few as can be.
-        """
-        request_id = self._check_open(request)
-        size = sum(map(len, pieces))
-        if size <= MAX_CONTENT_LENGTH:
-            if not size:  # an empty record would be the end of the stream (§3.3)
-                return []
-            header = _pack_header(VERSION_1, _STDOUT, request_id, size, 0)
-            return [header, *pieces]
-        full = _pack_header(VERSION_1, _STDOUT, request_id, STREAM_CHUNK, 0)
-        buffers: list[Any] = []
-        for content in cut_stream(pieces):
-            if size < STREAM_CHUNK:
-                full = _pack_header(VERSION_1, _STDOUT, request_id, size, 0)
-            size -= STREAM_CHUNK
-            buffers += (full, *content)
-        return buffers
+        """Return the buffers of the STDOUT records that carry ``pieces``, uncopied."""
+        return stream_buffers(_STDOUT, self._check_open(request), pieces)
 
     def stdout_header(self, request: RequestState) -> Callable[[int], bytes]:
         """Return what gives the header of a STDOUT record with so much content.

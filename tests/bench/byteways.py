@@ -163,7 +163,7 @@ def records() -> Iterator[list[Way]]:
             from fcgi_app.bulk import Output
 
             def send() -> None:
-                assert not Output(protocol, request, [next(pieces)]).send_to(near)
+                assert not Output(1, [next(pieces)]).send_to(near)
 
             return send
 
