@@ -19,11 +19,12 @@ __all__ = ["HERE", "SEEDS", "TARGETS", "build", "sanitizer_options"]
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parent.parent / "fcgi_app" / "_native"  # of the checkout; no wheel has it
 SEEDS = HERE / "seeds"
-# What else belongs to a target; "lane" has its source in itself.
+# What else belongs to a target; "output" and "lane" have their sources in themselves.
 TARGETS = {
     "params": ("params.c",),
     "whole": ("whole.c",),
     "body": ("body.c",),
+    "output": (),
     "environ": ("environ.c", "layout.c", "slot.c", "params.c"),
     "lane": (
         *("params.c", "whole.c", "waiting.c"),

@@ -288,10 +288,39 @@ def _lane() -> dict[str, bytes]:
     }
 
 
+def _sending(*sizes: int, taken: int = 0xFE0000, failure: int = 0) -> bytes:
+    first = bytes([1, 2]) + (
+        bytes([255, failure, 0]) if failure else taken.to_bytes(3, "big")
+    )
+    return first + b"".join(size.to_bytes(3, "big") for size in sizes)
+
+
+def _output() -> dict[str, bytes]:
+    return {
+        "nothing": _sending(),
+        "empty-pieces": _sending(0, 0),
+        "one-byte": _sending(1),
+        "greatest-record": _sending(65535),
+        "one-more": _sending(65536),
+        "blocks": _sending(*[65536] * 8),
+        "uneven": _sending(65520, 17, 0, 65528, 1, 130_000),
+        "most": _sending(*[32768] * 32),
+        "most-in-two": _sending(1, (1 << 20) - 1),
+        "too-many": _sending(*[1] * 33),
+        "too-long": _sending(1 << 20, 1),
+        "in-part": _sending(70_000, 70_000, taken=65540),
+        "nothing-taken": _sending(70_000, taken=0),
+        "full": _sending(70_000, failure=11),
+        "interrupted": _sending(70_000, failure=4),
+        "gone": _sending(70_000, failure=32),
+    }
+
+
 SITUATIONS: Mapping[str, Mapping[str, bytes]] = {
     "params": _params(),
     "whole": _whole(),
     "body": _body(),
+    "output": _output(),
     "environ": _environ(),
     "lane": _lane(),
 }
