@@ -27,6 +27,20 @@ enum {
 	FCGI_STREAM_CHUNK = 65528, /* content of a record of a long stream */
 };
 
+/* Write a record's header (section 3.3), without padding; where it ends. */
+static inline uint8_t *fcgi_put_header(uint8_t *to, uint8_t type, uint32_t request_id,
+				       uint32_t length)
+{
+	to[0] = FCGI_VERSION_1;
+	to[1] = type;
+	to[2] = (uint8_t)(request_id >> 8);
+	to[3] = (uint8_t)request_id;
+	to[4] = (uint8_t)(length >> 8);
+	to[5] = (uint8_t)length;
+	to[6] = to[7] = 0;
+	return to + FCGI_HEADER_LEN;
+}
+
 /* One pair of a name-value list, as offsets into it. */
 struct fcgi_pair {
 	uint32_t name, name_length, value, value_length;

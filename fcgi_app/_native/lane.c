@@ -427,18 +427,6 @@ int64_t fcgi_lane_next(struct fcgi_lane *lane, int timeout, int busy)
 
 /* --- What goes ------------------------------------------------------------------------ */
 
-static uint8_t *put_header(uint8_t *to, uint8_t type, uint32_t request_id, uint32_t size)
-{
-	to[0] = FCGI_VERSION_1;
-	to[1] = type;
-	to[2] = (uint8_t)(request_id >> 8);
-	to[3] = (uint8_t)request_id;
-	to[4] = (uint8_t)(size >> 8);
-	to[5] = (uint8_t)size;
-	to[6] = to[7] = 0;
-	return to + FCGI_HEADER_LEN;
-}
-
 static int64_t send_answer(struct fcgi_lane *lane, uint32_t app_status, const uint8_t *head,
 			   uint32_t head_size, const uint8_t *content, uint32_t rest)
 {
@@ -450,13 +438,13 @@ static int64_t send_answer(struct fcgi_lane *lane, uint32_t app_status, const ui
 	if (lane->fd == NOTHING || rest > FCGI_MAX_LENGTH - head_size)
 		return -EINVAL;
 	if (size) {
-		to = put_header(to, FCGI_STDOUT, id, size);
+		to = fcgi_put_header(to, FCGI_STDOUT, id, size);
 		memcpy(to, head, head_size);
 		memcpy(to + head_size, content, rest);
 		to += size;
 	}
-	to = put_header(to, FCGI_STDOUT, id, 0);
-	to = put_header(to, FCGI_END_REQUEST, id, FCGI_HEADER_LEN);
+	to = fcgi_put_header(to, FCGI_STDOUT, id, 0);
+	to = fcgi_put_header(to, FCGI_END_REQUEST, id, FCGI_HEADER_LEN);
 	to[0] = (uint8_t)(app_status >> 24);
 	to[1] = (uint8_t)(app_status >> 16);
 	to[2] = (uint8_t)(app_status >> 8);

@@ -29,13 +29,7 @@ static void add_header(struct records *records, uint32_t request_id, uint32_t le
 {
 	uint8_t *header = records->headers[records->count++];
 
-	header[0] = FCGI_VERSION_1;
-	header[1] = FCGI_STDOUT;
-	header[2] = (uint8_t)(request_id >> 8);
-	header[3] = (uint8_t)request_id;
-	header[4] = (uint8_t)(length >> 8);
-	header[5] = (uint8_t)length;
-	header[6] = header[7] = 0;
+	fcgi_put_header(header, FCGI_STDOUT, request_id, length);
 	add_part(records, header, FCGI_HEADER_LEN);
 }
 
