@@ -9,18 +9,19 @@ Without pytest arguments: installs the web servers that are missing, builds the 
 with and without the native backend, looks at the source (ruff, mypy, import-linter,
 mandoc, the compiler's warnings), tries the quick start, and runs the test suite against
 the installed wheel. On python3: all of it with the native backend, what needs no real
-web server with the pure one, and some with AddressSanitizer and UBSan in the native one.
-On every other Python 3.10 to 3.13 that is found: what needs no real web server and is not
-marked slow, with the native backend, and some of that with the pure one. All these run
-side by side, and each shows what it has to say when it is done.
+web server with the pure one, and of that what is not marked slow with AddressSanitizer
+and UBSan in the native one. On every other Python 3.10 to 3.13 that is found: what needs
+no real web server and is not marked slow, with the native backend, and some of that with
+the pure one. All these run side by side, and each shows what it has to say when it is
+done.
 
 With pytest arguments: only those tests, only on python3, such as
     sh tests/run.sh tests/test_params.py -k truncated
 
   --all-servers   every Python, and python3 with the pure backend as well, runs all
                   tests, those with real web servers too
-  --sanitize      only the tests with the sanitizers, all that need no real web server:
-                  a quarter of an hour
+  --sanitize      only the tests with the sanitizers, the slow ones as well: a quarter of
+                  an hour
   --coverage      measures branch coverage on python3 and prints what is missing
   --backend=pure  with pytest arguments: the wheel without the native backend
 
@@ -260,6 +261,10 @@ lint_c() {
 # The backend with AddressSanitizer and UBSan, from the checkout; see tests/sanitize.py.
 sanitized() {
     "$main/bin/python" -m tests.sanitize "$@"
+    status=$?
+    closing=$(sed -n '/ passed.* in .*s/p' "$envs/sanitizers.log" 2>/dev/null | tail -n 1)
+    [ $status -eq 0 ] || closing=
+    return $status
 }
 
 lint_pages() {
@@ -325,7 +330,7 @@ side_by_side() {
     [ "$all_servers" = no ] || options=--all-servers
     [ "$coverage" = no ] || options="$options --coverage"
     # shellcheck disable=SC2086  # none or some
-    printf '%s\n' "$@" | xargs -n 1 -P 3 sh tests/run.sh $options --alone
+    printf '%s\n' "$@" | xargs -n 1 -P 4 sh tests/run.sh $options --alone
     for job; do
         if [ -e "$envs/$job.summary" ]; then
             summary="$summary$(cat "$envs/$job.summary")"
@@ -413,7 +418,8 @@ step "import contracts" "$main/bin/lint-imports" --no-cache --no-logo
 step "man pages" lint_pages
 step "C sources" lint_c
 step "quick start" env PYTHON="$python" sh examples/quickstart.sh --check --port 0
-set -- "$main_version-all" "$main_version-pure" # first, for they take longest
+# First, for they take longest.
+set -- "$main_version-all" "$main_version-pure" sanitizers
 for version in $versions; do
     [ "$version" != "$main_version" ] || continue
     if find_python "$version" >/dev/null; then
@@ -423,7 +429,7 @@ for version in $versions; do
   tests on Python $version: not run, there is no python$version here"
     fi
 done
-side_by_side "$@" sanitizers
+side_by_side "$@"
 [ "$coverage" = no ] || step "coverage" report_coverage
 
 report
