@@ -16,11 +16,11 @@ and runs on one CPU; the load generator (`load.c`) runs on another one, sends
 requests with the 30 params (1.1 KB) that nginx sends, no two the same, and checks every
 byte of each answer. It never sleeps, so that no program pays for waking it. In each
 round every program is started anew, warmed up, and loaded for some seconds, in four
-slices; the programs take turns. The main figure is the CPU time, user and system, that
-the server's processes spent on a request, in the best slice: another process on the
-machine or a slow client changes it little. Absolute figures of different runs differ
-by tens of per cent all the same, so the limits are ratios within a round: the median
-of the rounds counts, the least and the greatest are shown beside it.
+slices; the programs take turns, slice by slice. The main figure is the CPU time, user
+and system, that the server's processes spent on a request, in the best slice: another
+process on the machine or a slow client changes it little. Absolute figures of different
+runs differ by tens of per cent all the same, so the limits are ratios within a round: the
+median of the rounds counts, the least and the greatest are shown beside it.
 
     hello-*    reads two environment variables, prints a head and `Hello, world`
     params-*   the same with 120 params of 30 KB
