@@ -27,7 +27,7 @@ if TYPE_CHECKING:
             """Give all of them."""
 
 
-__all__ = ["Outlet", "is_fixed", "poll_socket"]
+__all__ = ["Outlet", "connection_lost", "is_fixed", "poll_socket"]
 
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _MORE = getattr(socket, "MSG_MORE", 0)
@@ -102,7 +102,7 @@ class Outlet:
         """
         with self._lock:
             if self.lost:
-                raise BrokenPipeError(errno.EPIPE, "the connection is lost")
+                raise connection_lost()
             self.queue += buffers
             if self._sending:
                 self._keep()
@@ -116,7 +116,7 @@ class Outlet:
             OSError: as ``send``.
         """
         with self._lock:
-            if self.lost or self._sending:
+            if self._sending:
                 self.send(output.buffers(), wait)
             else:
                 self._send_all(wait, output)
@@ -126,7 +126,7 @@ class Outlet:
         waiting = False
         try:
             if self.lost:  # a signal handler has found out
-                raise BrokenPipeError(errno.EPIPE, "the connection is lost")
+                raise connection_lost()
             if output is not None:
                 if self.queue:  # part of a record may be in front
                     self.queue += output.buffers()
@@ -156,7 +156,7 @@ class Outlet:
         """
         with self._lock:
             if self.lost:
-                raise BrokenPipeError(errno.EPIPE, "the connection is lost")
+                raise connection_lost()
             if self._sending or self.queue:
                 self.queue.append(data)
                 return False
@@ -289,6 +289,11 @@ class Outlet:
         del queue[:done]
         if sent:
             queue[0] = memoryview(queue[0])[sent:]
+
+
+def connection_lost() -> OSError:
+    """Make the error of whoever has something to send when nothing can be sent."""
+    return BrokenPipeError(errno.EPIPE, "the connection is lost")
 
 
 def _last(buffers: list[Buffer], left: int) -> list[Buffer]:

@@ -19,7 +19,7 @@ from .body import InputBuffer
 from .codec.constants import MAX_CONTENT_LENGTH
 from .codec.records import STREAM_CHUNK, Buffer, cut_stream
 from .filepart import FilePart, FileSource
-from .outlet import Outlet, is_fixed
+from .outlet import Outlet, connection_lost, is_fixed
 from .transport import Transport
 
 TYPE_CHECKING = False
@@ -156,7 +156,7 @@ class SharedOutlet(Outlet):
         if self.queue and not all(map(is_fixed, buffers)):
             self._keep()
         if self.lost:
-            raise BrokenPipeError(errno.EPIPE, "the connection is lost")
+            raise connection_lost()
 
     def push_all(self, buffers: list[Buffer]) -> None:
         """Queue ``buffers`` and send what the socket takes, without waiting."""

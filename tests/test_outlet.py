@@ -154,18 +154,27 @@ def test_output_that_sends_itself(pair: Pair, most: int) -> None:
     assert not outlet.queue
 
 
+class Late(Outlet):
+    """A way out where a signal handler comes as late as it can before sending."""
+
+    __slots__ = ("then",)
+
+    def __init__(
+        self, sock: socket.SocketType, then: Callable[[Outlet], object]
+    ) -> None:
+        """Let the handler do ``then``."""
+        super().__init__(sock)
+        self.then = then
+
+    def _send_all(self, *arguments: Any) -> None:
+        self.then(self)
+        super()._send_all(*arguments)
+
+
 def test_output_with_a_handler_before_it(pair: Pair) -> None:
     """What a signal handler left in the queue goes first, and may be part of a record."""
     outlet, peer = pair
-
-    class Late(Outlet):
-        """Where a handler comes as late as it can."""
-
-        def _send_all(self, *arguments: Any) -> None:
-            self.queue.append(b"rest of a record")
-            super()._send_all(*arguments)
-
-    late = Late(outlet._sock)
+    late = Late(outlet._sock, lambda late: late.queue.append(b"rest of a record"))
     quick = Quick(b"0123456789", 10)
     late.send_output(quick, never)
     assert peer.recv(100) == b"rest of a record0123456789"
@@ -175,15 +184,7 @@ def test_output_with_a_handler_before_it(pair: Pair) -> None:
 def test_output_behind_what_is_lost(pair: Pair) -> None:
     """Nothing follows a record that a signal handler has left cut off."""
     outlet, peer = pair
-
-    class Late(Outlet):
-        """Where a handler comes as late as it can."""
-
-        def _send_all(self, *arguments: Any) -> None:
-            self._lose()
-            super()._send_all(*arguments)
-
-    late = Late(outlet._sock)
+    late = Late(outlet._sock, Outlet._lose)
     with pytest.raises(BrokenPipeError):
         late.send_output(Quick(b"0123456789", 10), never)
     with pytest.raises(BlockingIOError):

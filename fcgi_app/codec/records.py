@@ -138,11 +138,10 @@ def build_stream(
     record_type: int, request_id: int, data: bytes, *, end: bool = False
 ) -> bytes:
     """Build the stream records (§3.3) that carry ``data``, and the empty one."""
-    parts = []
-    for start in range(0, len(data), STREAM_CHUNK):
-        piece = data[start : start + STREAM_CHUNK]
-        parts.append(HEADER.pack(VERSION_1, record_type, request_id, len(piece), 0))
-        parts.append(piece)
+    parts: list[Buffer] = []
+    for (piece,) in cut_stream((data,)):
+        header = HEADER.pack(VERSION_1, record_type, request_id, len(piece), 0)
+        parts += (header, piece)
     if end:
         parts.append(HEADER.pack(VERSION_1, record_type, request_id, 0, 0))
     return b"".join(parts)
